@@ -1,0 +1,1 @@
+"""What a run is: typed settings, presets in YAML, and the errors that bad settings raise."""

@@ -1,0 +1,21 @@
+"""The one error that a user can mend, and the exit codes of every command."""
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 75
+
+
+class BadInput(Exception):
+    """Bad usage or bad input: its text is one line that names the thing, the place and the remedy.
+
+    Commands print it on stderr without a traceback and exit with `EXIT_BAD_INPUT`.
+    """
+
+
+def nearest_name_hint(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known name closest to `name`, or nothing where none is close."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,155 @@
+"""Every setting of a run. The line under a field is its documentation: meaning, unit, what `None` stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+DocumentUnit = Literal["line", "paragraph", "file"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """Which text is read, and how it falls into documents."""
+
+    input: tuple[str, ...] = ()
+    """Files, folders or globs of .txt, .jsonl, .ndjson (each also .gz); `package:PATH` lies in Malmoi itself."""
+    text_field: str = "text"
+    """Field of a JSON line that holds the text; dots reach into nested objects."""
+    document: DocumentUnit = "line"
+    """What one document is in a .txt file: a line, a block between blank lines, or the whole file."""
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """The tokenizer: trained on the corpus, or taken from a folder."""
+
+    path: str | None = None
+    """Folder of a trained tokenizer to use as it is; none: train one on the corpus."""
+    vocab_size: int = 32000
+    """Number of token ids, special tokens and byte pieces included."""
+    sample_bytes: int = 100_000_000
+    """Most text that the tokenizer is trained on, in UTF-8 bytes; a larger corpus is sampled by hash."""
+    min_character_count: int = 10
+    """Times a character that is no Hangul syllable must occur to get a token of its own; rarer ones are bytes."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The shards: tokens on disk, and the part held out."""
+
+    cache: str | None = None
+    """Folder that shard folders are built in and shared from; none: `shards` in the run folder."""
+    held_out: float = 0.01
+    """Share of documents, by hash of their text, that is never trained on."""
+    shard_tokens: int = 268_435_456
+    """Tokens at which a shard is closed and the next begun."""
+    workers: int | None = None
+    """Processes that encode; none: one a core."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The shape of the GPT-2. Defaults are GPT-2's smallest (124M with 50,257 tokens)."""
+
+    n_layer: int = 12
+    """Transformer blocks."""
+    n_head: int = 12
+    """Attention heads a block; must divide n_embd."""
+    n_embd: int = 768
+    """Width of the residual stream."""
+    block_size: int = 1024
+    """Tokens in a sample, and the most that the model ever sees at once."""
+    dropout: float = 0.0
+    """Dropout of embeddings, attention and residuals alike, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The loop: batch, length, learning rate, what is written and how often."""
+
+    global_batch: int = 512
+    """Samples an update, over all ranks and accumulation steps."""
+    micro_batch: int = 8
+    """Samples a rank computes at once; must divide global_batch / ranks."""
+    steps: int | None = None
+    """Updates in all; none: as many as `epochs` gives."""
+    epochs: float = 1.0
+    """Passes over the training shards, where `steps` is none."""
+    learning_rate: float = 6e-4
+    """Peak learning rate."""
+    final_learning_rate: float = 0.1
+    """Learning rate at the last step, as a share of the peak."""
+    warmup_steps: int = 0
+    """Updates over which the learning rate rises in a line from 0 to its peak."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices; biases and norms have none."""
+    beta1: float = 0.9
+    """AdamW's decay of the first moment."""
+    beta2: float = 0.95
+    """AdamW's decay of the second moment."""
+    epsilon: float = 1e-8
+    """AdamW's term against division by zero."""
+    clip_norm: float = 1.0
+    """Largest global norm of a gradient; 0: no clipping."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward pass; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32."""
+    seed: int = 42
+    """Seed of initial weights, sample order and dropout."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    evaluate_every: int = 250
+    """Steps between two looks at the held-out part; also after the last step. 0: only then."""
+    evaluate_tokens: int = 1_000_000
+    """Most held-out tokens that one look during training reads; the last one reads all."""
+    save_every: int = 250
+    """Steps between two checkpoints; also after the last step. 0: only then."""
+    keep_last: int = 2
+    """Checkpoints kept; an older one goes only after the newer is whole."""
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How text is drawn from a model: the options of `transformers`' `generate`."""
+
+    prompt: str = "이순신"
+    """Text to go on from; a leading `<s>` is understood, since every prompt begins with it."""
+    num_return_sequences: int = 3
+    """Samples a prompt."""
+    max_new_tokens: int = 100
+    """Most tokens added to the prompt."""
+    do_sample: bool = True
+    """Draw tokens by their probability; false: always the likeliest."""
+    temperature: float = 1.0
+    """Divides the logits: below 1 safer, above 1 wilder."""
+    top_k: int = 50
+    """Draw from the k likeliest tokens only; 0: all."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that hold this share of probability."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens already in the text become less likely."""
+    num_beams: int = 1
+    """Beams of a beam search; 1: none."""
+    seed: int = 42
+    """Seed set before each prompt, so that a prompt's samples do not depend on the others."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A whole run, from text to samples."""
+
+    run: str = "runs/default"
+    """Run folder: everything that the run writes."""
+    corpus: CorpusSettings = field(default_factory=CorpusSettings)
+    """Which text is read."""
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    """How text becomes tokens."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """How tokens lie on disk."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    """The shape of the model."""
+    train: TrainSettings = field(default_factory=TrainSettings)
+    """The loop."""
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    """The samples that a finished run shows."""

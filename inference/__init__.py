@@ -1,0 +1,1 @@
+"""A model in, text and scores out: everything without a gradient."""

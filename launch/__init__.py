@@ -1,0 +1,1 @@
+"""How runs start: the `malmoi` command, job scripts, the machine check, the report."""

@@ -1,0 +1,1 @@
+"""Shards in, checkpoints out: everything with a gradient."""
