@@ -132,18 +132,14 @@ def _without_special_byte_pieces(tokenizer: Tokenizer) -> Tokenizer:
 def with_bos_and_literal_specials(tokenizer: Tokenizer) -> Tokenizer:
     """Set what text around the ids means: `<s>` goes before a prompt, and a special token spelt out is text."""
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, special_token_id(tokenizer, BOS))]
     )
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int) -> None:
-    """Write a folder that `AutoTokenizer.from_pretrained` loads with the same ids.
-
-    Args:
-        longest: `model_max_length`, in tokens.
-    """
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a folder that `AutoTokenizer.from_pretrained` loads with the same ids."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.model.save(str(folder))
     (folder / "tokenizer_config.json").write_text(
@@ -156,7 +152,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int) -> None:
                 "unk_token": UNK,
                 "split_special_tokens": True,
                 "clean_up_tokenization_spaces": False,
-                "model_max_length": longest,
                 "padding_side": "left",
             },
             indent=2,
@@ -186,8 +181,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def special_token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a special token, which `load_tokenizer` has seen to be there."""
+    number: int | None = tokenizer.token_to_id(token)
+    if number is None:
+        raise BadInput(f"the tokenizer lacks the special token {token}; train one with `malmoi tokenizer`")
+    return number
+
+
 def encode_documents(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
     """Token ids of each document, between `<s>` and `</s>`."""
-    bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
+    bos, eos = special_token_id(tokenizer, BOS), special_token_id(tokenizer, EOS)
     for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
         yield [bos, *encoding.ids, eos]

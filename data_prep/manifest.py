@@ -1,0 +1,118 @@
+"""What a shard folder holds: counts, settings, and the size and checksum of every file. Written last."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from configs.errors import BadInput
+
+MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file as it was written."""
+
+    name: str
+    bytes: int
+    blake2b: str
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """What one split holds."""
+
+    documents: int
+    tokens: int
+    """`<s>` and `</s>` of each document included."""
+    bytes: int
+    """Of the documents' text in UTF-8."""
+    characters: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: its shards by stem, in order, and its counts."""
+
+    stems: tuple[str, ...]
+    counts: SplitCounts
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole shard folder."""
+
+    format_version: int
+    fingerprint: str
+    tokenizer: str
+    """Checksum of `tokenizer.json`."""
+    vocab_size: int
+    settings: dict[str, str | int | float]
+    sources: tuple[FileRecord, ...]
+    train: Split
+    held_out: Split
+    files: tuple[FileRecord, ...]
+
+
+def file_checksum(file: Path) -> str:
+    """BLAKE2b of a file's content, 128 bits, as hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def file_record(file: Path, name: str | None = None) -> FileRecord:
+    """The record of a file as it lies on disk now, under `name` or its own."""
+    return FileRecord(name or file.name, file.stat().st_size, file_checksum(file))
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `manifest.json`."""
+    (folder / MANIFEST_FILE).write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
+
+
+def _split(record: dict[str, object]) -> Split:
+    stems, counts = record["stems"], record["counts"]
+    assert isinstance(stems, list) and isinstance(counts, dict)
+    return Split(tuple(stems), SplitCounts(**counts))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `folder/manifest.json`.
+
+    Raises:
+        BadInput: it is missing, broken, or of another format version.
+    """
+    file = folder / MANIFEST_FILE
+    if not file.is_file():
+        raise BadInput(f"{file}: missing, so this is no finished shard folder; make one with `malmoi prepare`")
+    try:
+        record = json.loads(file.read_text())
+        if record["format_version"] != FORMAT_VERSION:
+            raise BadInput(
+                f"{file}: format version {record['format_version']}, this Malmoi reads {FORMAT_VERSION}; prepare again"
+            )
+        record["train"], record["held_out"] = _split(record["train"]), _split(record["held_out"])
+        record["sources"] = tuple(FileRecord(**source) for source in record["sources"])
+        record["files"] = tuple(FileRecord(**written) for written in record["files"])
+        return Manifest(**record)
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise BadInput(f"{file}: no manifest of ours ({error!r}); prepare the shards again") from error
+
+
+def shard_folder(path: Path) -> Path:
+    """`path` itself where it holds a manifest, else the one folder in it that does.
+
+    Raises:
+        BadInput: there is none, or more than one.
+    """
+    if (path / MANIFEST_FILE).is_file():
+        return path
+    if not path.is_dir():
+        raise BadInput(f"{path}: no such folder")
+    found = sorted(file.parent for file in path.glob(f"*/{MANIFEST_FILE}") if not file.parent.name.startswith("."))
+    if len(found) != 1:
+        what = "no shard folder" if not found else f"{len(found)} shard folders ({', '.join(f.name for f in found)})"
+        raise BadInput(f"{path}: {what} here; name the folder that holds {MANIFEST_FILE}")
+    return found[0]

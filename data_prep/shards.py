@@ -1,0 +1,152 @@
+"""Megatron's indexed dataset (`.bin` and `.idx`), written and read as memory maps.
+
+The layout is that of `megatron/core/datasets/indexed_dataset.py`: `.bin` holds the tokens, little-endian and
+without a header; `.idx` holds `MMIDIDX\\0\\0`, the version, a dtype code, the number of sequences and of
+documents + 1, then int32 lengths, int64 byte offsets and int64 document starts. One sequence is one document.
+"""
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import BadInput
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER = struct.Struct("<9sQBQQ")
+DTYPE_CODES: dict[int, np.dtype[np.generic]] = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
+LARGEST_U16_VOCABULARY = 65_500
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
+    """Megatron's choice: u16 where the vocabulary is under 65,500 ids, else i32."""
+    return np.dtype("<u2") if vocab_size < LARGEST_U16_VOCABULARY else np.dtype("<i4")
+
+
+def write_index(file: BinaryIO, lengths: NDArray[np.int32], dtype: np.dtype[np.generic]) -> None:
+    """Write the index of a shard whose documents have `lengths` tokens, one sequence a document."""
+    code = next(code for code, known in DTYPE_CODES.items() if known == dtype)
+    count = len(lengths)
+    ends = np.cumsum(lengths, dtype=np.int64) * dtype.itemsize
+    offsets = np.zeros(count, dtype="<i8")
+    offsets[1:] = ends[:-1]
+    file.write(HEADER.pack(MAGIC, VERSION, code, count, count + 1))
+    file.write(lengths.astype("<i4").tobytes())
+    file.write(offsets.tobytes())
+    file.write(np.arange(count + 1, dtype="<i8").tobytes())
+
+
+class ShardWriter:
+    """Writes documents to `NAME-00000.bin/.idx`, `NAME-00001...`, each closed at `shard_tokens` or a little above."""
+
+    def __init__(self, folder: Path, name: str, dtype: np.dtype[np.generic], shard_tokens: int) -> None:
+        self._folder, self._name, self._dtype, self._shard_tokens = folder, name, dtype, shard_tokens
+        self._lengths: list[int] = []
+        self._tokens = 0
+        self._bin: BinaryIO | None = None
+        self.stems: list[str] = []
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Append one document of token ids."""
+        if self._bin is None:
+            self.stems.append(f"{self._name}-{len(self.stems):05d}")
+            self._bin = (self._folder / f"{self.stems[-1]}.bin").open("wb")
+        self._bin.write(np.asarray(ids, dtype=self._dtype).tobytes())
+        self._lengths.append(len(ids))
+        self._tokens += len(ids)
+        if self._tokens >= self._shard_tokens:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the open shard, if any, and see it onto the disk."""
+        if self._bin is None:
+            return
+        with (self._folder / f"{self.stems[-1]}.idx").open("wb") as index:
+            write_index(index, np.array(self._lengths, dtype=np.int32), self._dtype)
+            index.flush()
+            os.fsync(index.fileno())
+        self._bin.flush()
+        os.fsync(self._bin.fileno())
+        self._bin.close()
+        self._bin, self._lengths, self._tokens = None, [], 0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One open shard; arrays are memory maps."""
+
+    stem: Path
+    tokens: NDArray[np.generic]
+    """1-D, u16 or i32."""
+    lengths: NDArray[np.int32]
+    """Tokens of each document."""
+    offsets: NDArray[np.int64]
+    """Byte at which each document starts in `.bin`."""
+
+    def document(self, number: int) -> NDArray[np.generic]:
+        """Token ids of document `number`, counted from 0."""
+        start = int(self.offsets[number]) // self.tokens.dtype.itemsize
+        return self.tokens[start : start + int(self.lengths[number])]
+
+
+def open_shard(stem: Path) -> Shard:
+    """Map `STEM.bin` and `STEM.idx`, whatever their size, without reading them through.
+
+    Raises:
+        BadInput: a file is missing, is no MMIDIDX index, or has not the size that the index tells.
+    """
+    index_file, bin_file = stem.with_suffix(".idx"), stem.with_suffix(".bin")
+    for file in (index_file, bin_file):
+        if not file.is_file():
+            raise BadInput(f"{file}: missing; prepare the shards again")
+    index = np.memmap(index_file, dtype=np.uint8, mode="r")
+    if len(index) < HEADER.size:
+        raise BadInput(f"{index_file}: {len(index)} bytes are no index; prepare the shards again")
+    magic, version, code, count, documents = HEADER.unpack(index[: HEADER.size].tobytes())
+    if magic != MAGIC or version != VERSION or code not in DTYPE_CODES:
+        raise BadInput(f"{index_file}: no index of Megatron's format, version 1, of u16 or i32 tokens")
+    if len(index) != HEADER.size + 12 * count + 8 * documents:
+        raise BadInput(f"{index_file}: {len(index)} bytes, which is not the index of {count} documents; prepare again")
+    dtype = DTYPE_CODES[code]
+    lengths = np.ndarray(count, dtype="<i4", buffer=index, offset=HEADER.size)
+    offsets = np.ndarray(count, dtype="<i8", buffer=index, offset=HEADER.size + 4 * count)
+    expected = int(offsets[-1]) + int(lengths[-1]) * dtype.itemsize if count else 0
+    size = bin_file.stat().st_size
+    if size != expected:
+        raise BadInput(f"{bin_file}: {size} bytes, but its index tells of {expected}; prepare the shards again")
+    tokens = np.memmap(bin_file, dtype=dtype, mode="r") if size else np.zeros(0, dtype=dtype)
+    return Shard(stem, tokens, lengths, offsets)
+
+
+class TokenStream:
+    """The tokens of several shards, end to end, addressed as one array."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = tuple(shards)
+        self._starts = np.cumsum([0, *(len(shard.tokens) for shard in self._shards)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read_into(self, start: int, out: NDArray[np.int64]) -> None:
+        """Fill `out` with the tokens from `start` on, over shard borders where need be.
+
+        Raises:
+            IndexError: the range leaves the stream.
+        """
+        if start < 0 or start + len(out) > len(self):
+            raise IndexError(f"tokens {start} to {start + len(out)} of a stream of {len(self)}")
+        filled = 0
+        number = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while filled < len(out):
+            offset = start + filled - int(self._starts[number])
+            piece = self._shards[number].tokens[offset : offset + len(out) - filled]
+            out[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            number += 1
