@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DocumentUnit = Literal["line", "paragraph", "file"]
+Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -79,6 +80,8 @@ class TrainSettings:
     """Passes over the training shards, where `steps` is none."""
     learning_rate: float = 6e-4
     """Peak learning rate."""
+    schedule: Schedule = "cosine"
+    """Shape of the learning rate from its peak to its end."""
     final_learning_rate: float = 0.1
     """Learning rate at the last step, as a share of the peak."""
     warmup_steps: int = 0
