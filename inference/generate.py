@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging
 
 from configs.errors import BadInput
 from configs.schema import SamplingSettings
@@ -47,6 +48,7 @@ def load_model(folder: Path) -> LoadedModel:
     Raises:
         BadInput: the folder is no model folder, or lacks weights or tokenizer.
     """
+    quiet_transformers()
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such model folder; train one with `malmoi train`, it ends in RUN/model")
     if not (folder / CONFIG_FILE).is_file():
@@ -60,6 +62,12 @@ def load_model(folder: Path) -> LoadedModel:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{folder}: cannot be loaded ({first_line}); export the model again") from error
     return LoadedModel(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
+
+
+def quiet_transformers() -> None:
+    """Keep `transformers`' progress bars and advice off the terminal; its errors are raised all the same."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def read_prompts(file: Path) -> list[str]:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.errors import BadInput
-from data_prep.manifest import FileRecord, file_checksum, file_record
+from data_prep.manifest import FileRecord, file_record
+from data_prep.verify import file_faults
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -111,19 +112,10 @@ def checkpoint_faults(folder: Path) -> list[str]:
     try:
         state = json.loads((folder / STATE_FILE).read_text())
         Progress(**state["progress"])
-        files = [FileRecord(**file) for file in state["files"]]
+        files = tuple(FileRecord(**file) for file in state["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{folder / STATE_FILE}: missing or broken ({error})"]
-    faults = []
-    for record in files:
-        file = folder / record.name
-        if not file.is_file():
-            faults.append(f"{file}: missing")
-        elif file.stat().st_size != record.bytes:
-            faults.append(f"{file}: {file.stat().st_size} bytes, written were {record.bytes}")
-        elif file_checksum(file) != record.blake2b:
-            faults.append(f"{file}: its bytes changed since it was written")
-    return faults
+    return file_faults(folder, files)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -10,6 +10,8 @@ from configs.errors import BadInput
 from configs.schema import ModelSettings
 
 VOCABULARY_MULTIPLE = 64
+MODEL_RECORD = "files.json"
+"""Size and checksum of every other file of a model folder, for `malmoi verify`."""
 
 
 @dataclass(frozen=True)
