@@ -107,16 +107,17 @@ def generate(
         length = inputs["input_ids"].shape[1]
         if length == 0:
             raise BadInput("the prompt is empty and this tokenizer puts no token before it; give some text")
-        if length + settings.max_new_tokens > loaded.context:
+        new_tokens = settings.max_new_tokens if settings.max_length is None else settings.max_length - length
+        if not 1 <= new_tokens <= loaded.context - length:
             raise BadInput(
-                f"a prompt of {length} tokens and {settings.max_new_tokens} new ones are more than the model's "
-                f"context of {loaded.context}; set --max_new_tokens to {max(1, loaded.context - length)} or less"
+                f"a prompt of {length} tokens and {new_tokens} new ones do not fit the model's context of "
+                f"{loaded.context}; set --max_new_tokens to {max(1, loaded.context - length)} or less"
             )
         shown = console is not None and settings.num_beams == 1
         streamer = LiveSamples(console, loaded.tokenizer) if shown and console is not None else None
         set_seed(settings.seed)
         with torch.no_grad():
-            ids = loaded.model.generate(**inputs, **options, streamer=streamer)
+            ids = loaded.model.generate(**inputs, **options, max_new_tokens=new_tokens, streamer=streamer)
         samples = tuple(loaded.tokenizer.decode(row, skip_special_tokens=True) for row in ids)
         yield PromptSamples(prompt, settings.seed, samples)
 
@@ -125,6 +126,9 @@ def _generate_options(settings: SamplingSettings) -> dict[str, Any]:
     checks = {
         "num_return_sequences": settings.num_return_sequences >= 1,
         "max_new_tokens": settings.max_new_tokens >= 1,
+        "min_new_tokens": settings.min_new_tokens >= 0,
+        "min_p": 0 <= settings.min_p < 1,
+        "no_repeat_ngram_size": settings.no_repeat_ngram_size >= 0,
         "temperature": settings.temperature > 0,
         "top_k": settings.top_k >= 0,
         "top_p": 0 < settings.top_p <= 1,
@@ -142,13 +146,17 @@ def _generate_options(settings: SamplingSettings) -> dict[str, Any]:
         )
     options: dict[str, Any] = {
         "num_return_sequences": settings.num_return_sequences,
-        "max_new_tokens": settings.max_new_tokens,
+        "min_new_tokens": settings.min_new_tokens or None,
         "do_sample": settings.do_sample,
         "repetition_penalty": settings.repetition_penalty,
+        "no_repeat_ngram_size": settings.no_repeat_ngram_size,
         "num_beams": settings.num_beams,
     }
     if settings.do_sample:
         options |= {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
+        options |= {"min_p": settings.min_p} if settings.min_p else {}
+    if settings.num_beams > 1:
+        options["length_penalty"] = settings.length_penalty
     return options
 
 

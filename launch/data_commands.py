@@ -26,7 +26,7 @@ def tokenizer(argv: Sequence[str]) -> int:
         sample_bytes=options.sample_bytes,
         min_character_count=options.min_character_count,
     )
-    print(prepare_tokenizer(corpus, settings, out, show_progress=True))
+    print(prepare_tokenizer(corpus, settings, out, show_progress=sys.stderr.isatty()))
     return EXIT_DONE
 
 

@@ -26,6 +26,10 @@ STATE_FILE = "state.json"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
+class CheckpointNotSavedError(Exception):
+    """The disk did not take a checkpoint; its text says which and why."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands."""
@@ -73,13 +77,13 @@ def save_checkpoint(
     """Write `checkpoints/step-NNNNNN` and return it once it is safe on disk.
 
     Raises:
-        OSError: the disk is full or not writable; what was there before is untouched.
+        CheckpointNotSavedError: the disk is full or not writable; what was there before is untouched.
     """
     final = checkpoints / f"step-{progress.step:06d}"
     temporary = checkpoints / f".{final.name}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / MODEL_FILE)
         save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, temporary / OPTIMIZER_FILE)
         for file in (MODEL_FILE, OPTIMIZER_FILE):
@@ -93,9 +97,9 @@ def save_checkpoint(
             shutil.rmtree(final)
         temporary.rename(final)
         _fsync(checkpoints)
-    except OSError:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        raise CheckpointNotSavedError(f"{final}: not saved ({error}); make room, the run goes on") from error
     return final
 
 
