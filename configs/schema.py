@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DocumentUnit = Literal["line", "paragraph", "file"]
+OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -78,6 +79,8 @@ class TrainSettings:
     """Updates in all; none: as many as `epochs` gives."""
     epochs: float = 1.0
     """Passes over the training shards, where `steps` is none."""
+    optimizer: OptimizerName = "adamw"
+    """AdamW for all parameters; or Muon for the matrices of the blocks and AdamW for the rest, at one rate."""
     learning_rate: float = 6e-4
     """Peak learning rate."""
     schedule: Schedule = "cosine"

@@ -23,7 +23,7 @@ from data_prep.verify import file_faults
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 class CheckpointNotSavedError(Exception):
@@ -65,10 +65,12 @@ def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
 def set_optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` took."""
     for name, parameter in model.named_parameters():
-        state = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
-        if state:
-            # AdamW's fused kernel wants its step counter beside the parameter.
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+        # AdamW's fused kernel wants its step counter beside the parameter.
+        optimizer.state[parameter] = {
+            moment: tensors[f"{moment}.{name}"].to(parameter.device)
+            for moment in MOMENTS
+            if f"{moment}.{name}" in tensors
+        }
 
 
 def save_checkpoint(

@@ -32,7 +32,7 @@ from train.checkpoint import (
 from train.display import TrainingDisplay
 from train.metrics import HeldOutMetrics, StepMetrics, append_metrics, drop_metrics_after
 from train.objective import batch_nats
-from train.optim import adamw, learning_rate
+from train.optim import learning_rate, new_optimizer
 from train.signals import StopRequest
 from train.throughput import peak_memory_mib
 
@@ -98,7 +98,7 @@ class Training:
         if checkpoint is not None:
             model.load_state_dict(load_tensors(checkpoint.folder / MODEL_FILE), strict=False)
             model.tie_weights()
-        optimizer = adamw(model, plan.train, accelerator.device)
+        optimizer = new_optimizer(model, plan.train, accelerator.device)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare_model = model
         self.progress = Progress(0, 0, 0, plan.data_fingerprint, {})

@@ -1,26 +1,69 @@
-"""AdamW and the learning rate as a function of the update's number."""
+"""The optimisers, and the learning rate as a function of the update's number."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from configs.schema import TrainSettings
 
+MUON_MOMENTUM = 0.95
 
-def adamw(model: torch.nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters: matrices decay, biases and norms do not."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for the matrices of the transformer's blocks, AdamW for embeddings, biases and norms.
+
+    Muon (Jordan et al., 2024) is torch's own; its updates are scaled to AdamW's root mean square (Liu et al.,
+    "Muon is Scalable for LLM Training", 2025), so that one learning rate serves both. Both keep their state
+    in this optimiser's `state`.
+    """
+
+    def __init__(
+        self, matrices: Sequence[Tensor], rest: Sequence[Tensor], settings: TrainSettings, fused: bool
+    ) -> None:
+        self.muon = torch.optim.Muon(
+            list(matrices),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            momentum=MUON_MOMENTUM,
+            nesterov=True,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        self.adamw = _adamw(rest, settings, fused)
+        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
+        # One list of groups and one state: what Accelerate, the loss scaler and a checkpoint see is what steps.
+        self.muon.param_groups = self.param_groups[: len(self.muon.param_groups)]
+        self.adamw.param_groups = self.param_groups[len(self.muon.param_groups) :]
+        self.muon.state = self.adamw.state = self.state
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Update all parameters; a closure is not supported and must be none."""
+        assert closure is None
+        self.muon.step()  # type: ignore[no-untyped-call]  # torch's own, untyped
+        self.adamw.step()
+
+
+def _adamw(parameters: Sequence[Tensor], settings: TrainSettings, fused: bool) -> torch.optim.AdamW:
+    """AdamW that decays matrices, and not biases and norms."""
     groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        fused=device.type in ("cuda", "cpu"),
-    )
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.epsilon, fused=fused)
+
+
+def new_optimizer(model: torch.nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.Optimizer:
+    """The optimiser that `settings.optimizer` names, over a GPT-2's trainable parameters."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    fused = device.type in ("cuda", "cpu")
+    if settings.optimizer == "adamw":
+        return _adamw([parameter for _, parameter in named], settings, fused)
+    matrices = [parameter for name, parameter in named if ".h." in name and parameter.dim() == 2]
+    rest = [parameter for name, parameter in named if not (".h." in name and parameter.dim() == 2)]
+    return MuonWithAdamW(matrices, rest, settings, fused)
 
 
 def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:

@@ -7,7 +7,7 @@ import torch
 
 from configs.schema import ModelSettings, TrainSettings
 from train.model import SpecialTokenIds, new_model
-from train.optim import adamw, learning_rate
+from train.optim import MuonWithAdamW, learning_rate, new_optimizer
 
 SETTINGS = TrainSettings(learning_rate=1.0, warmup_steps=10, final_learning_rate=0.1)
 
@@ -30,9 +30,55 @@ def test_each_schedule_has_its_shape(schedule: str, halfway: float) -> None:
 
 def test_matrices_decay_and_biases_and_norms_do_not() -> None:
     model = new_model(ModelSettings(n_layer=1, n_head=1, n_embd=8, block_size=4), 10, SpecialTokenIds(0, 1, 2, 3), 0)
-    decaying, rest = adamw(model, TrainSettings(weight_decay=0.1), torch.device("cpu")).param_groups
+    decaying, rest = new_optimizer(model, TrainSettings(weight_decay=0.1), torch.device("cpu")).param_groups
     assert decaying["weight_decay"] == 0.1
     assert rest["weight_decay"] == 0.0
     assert {p.dim() for p in decaying["params"]} == {2}
     assert {p.dim() for p in rest["params"]} == {1}
     assert len(decaying["params"]) + len(rest["params"]) == len(list(model.parameters()))
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
+    model = new_model(ModelSettings(n_layer=2, n_head=1, n_embd=8, block_size=4), 10, SpecialTokenIds(0, 1, 2, 3), 0)
+    optimizer = new_optimizer(model, TrainSettings(optimizer="muon"), torch.device("cpu"))
+    assert isinstance(optimizer, MuonWithAdamW)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    by_muon = {names[parameter] for group in optimizer.muon.param_groups for parameter in group["params"]}
+    assert by_muon == {
+        name
+        for name in names.values()
+        if ".h." in name and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))
+    }
+    by_adamw = {names[parameter] for group in optimizer.adamw.param_groups for parameter in group["params"]}
+    assert by_muon | by_adamw == set(names.values())
+    assert not by_muon & by_adamw
+
+
+def test_muon_and_adamw_step_as_they_do_apart() -> None:
+    shape, special = ModelSettings(n_layer=1, n_head=1, n_embd=8, block_size=4), SpecialTokenIds(0, 1, 2, 3)
+    settings = TrainSettings(optimizer="muon", learning_rate=0.02)
+    together, apart = new_model(shape, 10, special, 0), new_model(shape, 10, special, 0)
+    ours = new_optimizer(together, settings, torch.device("cpu"))
+    matrices = [p for n, p in apart.named_parameters() if ".h." in n and p.dim() == 2]
+    others = [p for n, p in apart.named_parameters() if not (".h." in n and p.dim() == 2)]
+    muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [p for p in others if p.dim() > 1], "weight_decay": 0.1},
+            {"params": [p for p in others if p.dim() == 1], "weight_decay": 0.0},
+        ],
+        lr=0.02,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    ids = torch.randint(0, 10, (2, 4))
+    for _ in range(3):
+        for model in (together, apart):
+            model(input_ids=ids, labels=ids).loss.backward()
+        for optimizer in (ours, muon, adamw):
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.9
+            optimizer.step()
+            optimizer.zero_grad()
+    for one, other in zip(together.parameters(), apart.parameters(), strict=True):
+        assert torch.equal(one, other)
