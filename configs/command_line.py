@@ -78,18 +78,27 @@ def _check_keys(file: Path, mapping: yaml.MappingNode, known: Sequence[str], pre
 
 
 def parse_settings(
-    kind: type[Settings], argv: Sequence[str], prog: str, description: str, lists: Sequence[str] = ()
+    kind: type[Settings],
+    argv: Sequence[str],
+    prog: str,
+    description: str,
+    lists: Sequence[str] = (),
+    positional: str | None = None,
 ) -> Settings:
     """Parse `argv` into the dataclass `kind`: `--config FILE_OR_PRESET`, then `--dotted.name VALUE` over it.
 
     Args:
         lists: names that take several values in a row, as in `--input a b c`.
+        positional: the name of the setting that a first bare word stands for.
 
     Raises:
         BadInput: a setting is unknown, or a value is not of its type.
     """
     known = setting_names(kind)
-    argv = _expanded(argv, known, lists)
+    switches = [name for name, hint in get_type_hints(kind).items() if hint is bool]
+    if positional is not None and argv and not argv[0].startswith("-"):
+        argv = [f"--{positional}", *argv]
+    argv = _expanded(argv, known, lists, switches)
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a preset")
     parser.add_class_arguments(kind)
@@ -102,8 +111,8 @@ def parse_settings(
     return kind(**{name: made[name] for name in known if "." not in name})
 
 
-def _expanded(argv: Sequence[str], known: Sequence[str], lists: Sequence[str]) -> list[str]:
-    """`argv` with presets as paths, several values as a list, and every flag known."""
+def _expanded(argv: Sequence[str], known: Sequence[str], lists: Sequence[str], switches: Sequence[str]) -> list[str]:
+    """`argv` with presets as paths, several values as a list, bare switches as true, and every flag known."""
     out: list[str] = []
     words = list(argv)
     while words:
@@ -129,10 +138,12 @@ def _expanded(argv: Sequence[str], known: Sequence[str], lists: Sequence[str]) -
                 flag,
                 yaml.safe_dump(values, default_flow_style=True, allow_unicode=True, width=sys.maxsize).strip(),
             ]
+        elif name in switches and not equals and (not words or words[0].lower() not in ("true", "false")):
+            out += [flag, "true"]
         elif name in known or name in ("help", "print_config"):
             out.append(word)
         else:
-            raise BadInput(f"unknown setting '{flag}'{nearest_name_hint(name, known)}")
+            raise BadInput(f"unknown setting '{flag}'{nearest_name_hint(flag, [f'--{n}' for n in known])}")
     return out
 
 

@@ -1,0 +1,246 @@
+"""The charts of a report, as plotly figures whose colours the page sets to fit light and dark."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from launch.report_data import RunRecord
+from train.metrics import StepMetrics
+
+MOST_POINTS = 2000
+MIB_A_GIB = 1024
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure of the page."""
+
+    title: str
+    caption: str
+    """What the curves are and what one may read from them."""
+    figure: dict[str, Any]
+    is_wide: bool = False
+
+    def as_json(self) -> str:
+        """The figure for a `<script>` element: whatever the data holds, it cannot end the element."""
+        text = json.dumps(self.figure, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve against what the reader chooses: tokens, time or steps."""
+
+    name: str
+    colour: int
+    """Number of the page's colour."""
+    tokens: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+    dashed: bool = False
+    markers_only: bool = False
+
+    def trace(self) -> dict[str, Any]:
+        """The plotly trace; `meta` tells the page's script its colour and its three x axes."""
+        kept = thinned(self.values, MOST_POINTS)
+        xs = {"tokens": self.tokens, "hours": self.seconds / 3600, "steps": self.steps}
+        few = len(kept) <= 40
+        scatter = go.Scatter(
+            name=self.name,
+            x=_plain(self.tokens[kept]),
+            y=_plain(self.values[kept]),
+            mode="markers" if self.markers_only else "lines+markers" if few else "lines",
+            line={"width": 2, "dash": "dash" if self.dashed else "solid"},
+            marker={"size": 10 if self.markers_only else 5, "symbol": "x-thin" if self.markers_only else "circle"},
+            hovertemplate="%{y}<extra>%{fullData.name}</extra>",
+            meta={"colour": self.colour, "x": {name: _plain(values[kept]) for name, values in xs.items()}},
+        )
+        plain: dict[str, Any] = scatter.to_plotly_json()
+        return plain
+
+
+def thinned(values: NDArray[np.float64], most: int) -> NDArray[np.int64]:
+    """Numbers of at most `most` points to draw: the lowest and the highest of each stretch, so that no spike is lost,
+    with the first and the last point."""
+    count = len(values)
+    if count <= most:
+        return np.arange(count)
+    edges = np.linspace(0, count, (most - 2) // 2 + 1).astype(np.int64)
+    kept = {0, count - 1}
+    for start, end in pairwise(edges):
+        stretch = values[start:end]
+        finite = np.flatnonzero(np.isfinite(stretch))
+        if len(finite):
+            kept.add(int(start + finite[np.argmin(stretch[finite])]))
+            kept.add(int(start + finite[np.argmax(stretch[finite])]))
+    return np.array(sorted(kept), dtype=np.int64)
+
+
+def _plain(values: NDArray[Any]) -> list[float | None]:
+    """Six digits of each value; none for what is no number, which JSON cannot say."""
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
+
+
+def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """Everything that changes as training goes on."""
+    charts = [_loss_chart(runs)]
+    if any(run.metrics.held_out for run in runs):
+        bits = [_held_out_curve(run, number, "bits_per_byte", _name(runs, run, "")) for number, run in enumerate(runs)]
+        charts.append(
+            _chart("Held-out bits per byte", "Lower is better; comparable between tokenizers.", bits, "bits per byte")
+        )
+    plain: list[tuple[str, str, str, Callable[[StepMetrics], float]]] = [
+        ("Learning rate", "As set for the logged step.", "learning rate", lambda line: line.lr),
+        ("Gradient norm", _clip_caption(runs), "norm", lambda line: line.grad_norm),
+        ("Throughput", "All ranks together.", "tokens a second", lambda line: line.tokens_per_second),
+        ("Arithmetic used", "Share of the peak of all devices (MFU).", "%", lambda line: 100 * line.mfu),
+        ("Waiting for data", _wait_caption(runs), "%", lambda line: 100 * line.data_wait),
+        ("Memory", "Peak so far of rank 0.", "GiB", lambda line: line.memory / MIB_A_GIB),
+    ]
+    if any(run.metrics.steps[-1].skipped_steps for run in runs):
+        caption = "Updates that fp16's loss scaling passed over so far."
+        plain.append(("Skipped steps", caption, "steps", lambda line: line.skipped_steps))
+    for title, caption, unit, value in plain:
+        curves = [_step_curve(run, number, value, _name(runs, run, "")) for number, run in enumerate(runs)]
+        charts.append(_chart(title, caption, curves, unit))
+    return charts
+
+
+def length_chart(run: RunRecord) -> Chart | None:
+    """How long the training documents are; none where the shards are not there."""
+    if run.data is None or not run.data.lengths.documents.any():
+        return None
+    lengths = run.data.lengths
+    filled = np.flatnonzero(lengths.documents)
+    shown = slice(filled[0], filled[-1] + 1)
+    edges = lengths.edges[filled[0] : filled[-1] + 2]
+    traces = []
+    for colour, (name, counts) in enumerate((("documents", lengths.documents), ("their tokens", lengths.tokens))):
+        shares = 100 * counts[shown] / counts.sum()
+        ranges = [f"{low:,} to {high - 1:,} tokens" for low, high in pairwise(edges)]
+        step = go.Scatter(
+            name=name,
+            x=edges.tolist(),
+            y=_plain(np.append(shares, shares[-1])),
+            mode="lines",
+            line={"shape": "hv", "width": 2, "dash": "solid" if colour == 0 else "dash"},
+            text=[*ranges, ranges[-1]],
+            hovertemplate="%{text}: %{y:.1f}%<extra>%{fullData.name}</extra>",
+            meta={"colour": colour},
+        ).to_plotly_json()
+        traces.append({**step, "fill": "tozeroy"} if colour == 0 else step)
+    layout = _layout("% of all", legend=True)
+    layout["xaxis"] = {"type": "log", "title": {"text": "tokens in a document"}, "dtick": "D2"}
+    block = run.settings.model.block_size
+    layout["shapes"] = [{"type": "line", "x0": block, "x1": block, "yref": "paper", "y0": 0, "y1": 1}]
+    sampled = f" Every {lengths.stride}th document was counted." if lengths.stride > 1 else ""
+    caption = (
+        "Training documents by length, `<s>` and `</s>` included, two bars to a doubling; the upright line is a block "
+        f"({block:,} tokens).{sampled}"
+    )
+    return Chart("Document lengths", caption, {"data": traces, "layout": layout}, is_wide=True)
+
+
+def _loss_chart(runs: Sequence[RunRecord]) -> Chart:
+    curves = []
+    for number, run in enumerate(runs):
+        held_out_colour = 1 if len(runs) == 1 else number
+        curves.append(_step_curve(run, number, lambda line: line.loss, _name(runs, run, "training")))
+        if run.metrics.held_out:
+            name = _name(runs, run, "held-out")
+            curves.append(_held_out_curve(run, held_out_colour, "held_out_loss", name, dashed=True))
+        skips = _skips(run, 2 if len(runs) == 1 else number, _name(runs, run, "skipped"))
+        if skips is not None:
+            curves.append(skips)
+    caption = "Mean over the tokens of a global batch; the dashed curve is text never trained on."
+    if any(curve.markers_only for curve in curves):
+        caption += " A cross is a stretch in which updates were skipped."
+    missing = sum(not np.isfinite(line.loss) for run in runs for line in run.metrics.steps)
+    if missing:
+        caption += f" At {missing:,} logged steps the loss was no number: the curve has gaps there."
+    return _chart("Loss", caption, curves, "nats a token", is_wide=True)
+
+
+def _name(runs: Sequence[RunRecord], run: RunRecord, what: str) -> str:
+    return what if len(runs) == 1 else f"{run.label} {what}".strip()
+
+
+def _clip_caption(runs: Sequence[RunRecord]) -> str:
+    limits = {run.settings.train.clip_norm for run in runs}
+    if len(limits) > 1 or limits == {0.0}:
+        return "Before clipping."
+    return f"Before clipping at {limits.pop():g}."
+
+
+def _wait_caption(runs: Sequence[RunRecord]) -> str:
+    if len(runs) > 1:
+        return "Share of time that rank 0 waits for its next batch."
+    seconds = np.diff(runs[0].training_seconds(), prepend=0.0)
+    waits = np.array([line.data_wait for line in runs[0].metrics.steps], dtype=np.float64)
+    known = np.isfinite(seconds) & np.isfinite(waits)
+    share = float((seconds[known] * waits[known]).sum() / max(seconds[known].sum(), 1e-9))
+    return f"Share of time that rank 0 waits for its next batch: {100 * share:.2g}% of the whole training."
+
+
+def _step_curve(run: RunRecord, colour: int, value: Callable[[StepMetrics], float], name: str) -> Curve:
+    lines = run.metrics.steps
+    return Curve(
+        name,
+        colour,
+        tokens=np.array([line.tokens for line in lines], dtype=np.float64),
+        seconds=run.training_seconds(),
+        steps=np.array([line.step for line in lines], dtype=np.float64),
+        values=np.array([value(line) for line in lines], dtype=np.float64),
+    )
+
+
+def _held_out_curve(run: RunRecord, colour: int, field: str, name: str, dashed: bool = False) -> Curve:
+    lines = run.metrics.held_out
+    tokens = np.array([line.tokens for line in lines], dtype=np.float64)
+    logged = [0, *(line.tokens for line in run.metrics.steps)]
+    return Curve(
+        name,
+        colour,
+        tokens=tokens,
+        seconds=np.interp(tokens, logged, [0.0, *run.training_seconds()]),
+        steps=np.array([line.step for line in lines], dtype=np.float64),
+        values=np.array([getattr(line, field) for line in lines], dtype=np.float64),
+        dashed=dashed,
+    )
+
+
+def _skips(run: RunRecord, colour: int, name: str) -> Curve | None:
+    """A mark at each logged step since whose predecessor an update was skipped."""
+    whole = _step_curve(run, colour, lambda line: line.loss, name)
+    counted = np.array([line.skipped_steps for line in run.metrics.steps], dtype=np.float64)
+    rose = np.flatnonzero(np.diff(counted, prepend=0.0) > 0)
+    if not len(rose):
+        return None
+    return Curve(
+        name, colour, whole.tokens[rose], whole.seconds[rose], whole.steps[rose], whole.values[rose], markers_only=True
+    )
+
+
+def _chart(title: str, caption: str, curves: Sequence[Curve], unit: str, is_wide: bool = False) -> Chart:
+    traces = [curve.trace() for curve in curves]
+    return Chart(title, caption, {"data": traces, "layout": _layout(unit, legend=len(curves) > 1)}, is_wide)
+
+
+def _layout(unit: str, legend: bool) -> dict[str, Any]:
+    layout = go.Layout(
+        margin={"l": 8, "r": 12, "t": 8, "b": 8},
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        hovermode="x unified",
+        xaxis={"automargin": True},
+        yaxis={"automargin": True, "title": {"text": unit}},
+    )
+    plain: dict[str, Any] = layout.to_plotly_json()
+    return plain
