@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -25,12 +25,27 @@ class Chart:
     caption: str
     """What the curves are and what one may read from them."""
     figure: dict[str, Any]
-    is_wide: bool = False
+    width: Literal["third", "two-thirds", "wide"] = "third"
+    """Of a wide page."""
 
     def as_json(self) -> str:
         """The figure for a `<script>` element: whatever the data holds, it cannot end the element."""
         text = json.dumps(self.figure, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@dataclass(frozen=True)
+class TimeUnit:
+    """What the charts of a report count time in."""
+
+    name: str
+    seconds: int
+
+
+def time_unit(runs: Sequence[RunRecord]) -> TimeUnit:
+    """Hours where a run is that long, else minutes."""
+    longest = max(float(run.training_seconds()[-1]) for run in runs)
+    return TimeUnit("hours", 3600) if longest >= 2 * 3600 else TimeUnit("minutes", 60)
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,8 @@ class Curve:
     colour: int
     """Number of the page's colour."""
     tokens: NDArray[np.float64]
-    seconds: NDArray[np.float64]
+    time: NDArray[np.float64]
+    """In the report's `TimeUnit`."""
     steps: NDArray[np.float64]
     values: NDArray[np.float64]
     dashed: bool = False
@@ -50,7 +66,7 @@ class Curve:
     def trace(self) -> dict[str, Any]:
         """The plotly trace; `meta` tells the page's script its colour and its three x axes."""
         kept = thinned(self.values, MOST_POINTS)
-        xs = {"tokens": self.tokens, "hours": self.seconds / 3600, "steps": self.steps}
+        xs = {"tokens": self.tokens, "time": self.time, "steps": self.steps}
         few = len(kept) <= 40
         scatter = go.Scatter(
             name=self.name,
@@ -90,9 +106,12 @@ def _plain(values: NDArray[Any]) -> list[float | None]:
 
 def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     """Everything that changes as training goes on."""
-    charts = [_loss_chart(runs)]
+    unit = time_unit(runs)
+    charts = [_loss_chart(runs, unit)]
     if any(run.metrics.held_out for run in runs):
-        bits = [_held_out_curve(run, number, "bits_per_byte", _name(runs, run, "")) for number, run in enumerate(runs)]
+        bits = [
+            _held_out_curve(run, unit, number, "bits_per_byte", _name(runs, run, "")) for number, run in enumerate(runs)
+        ]
         charts.append(
             _chart("Held-out bits per byte", "Lower is better; comparable between tokenizers.", bits, "bits per byte")
         )
@@ -107,9 +126,9 @@ def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     if any(run.metrics.steps[-1].skipped_steps for run in runs):
         caption = "Updates that fp16's loss scaling passed over so far."
         plain.append(("Skipped steps", caption, "steps", lambda line: line.skipped_steps))
-    for title, caption, unit, value in plain:
-        curves = [_step_curve(run, number, value, _name(runs, run, "")) for number, run in enumerate(runs)]
-        charts.append(_chart(title, caption, curves, unit))
+    for title, caption, label, value in plain:
+        curves = [_step_curve(run, unit, number, value, _name(runs, run, "")) for number, run in enumerate(runs)]
+        charts.append(_chart(title, caption, curves, label, from_zero=True))
     return charts
 
 
@@ -137,26 +156,32 @@ def length_chart(run: RunRecord) -> Chart | None:
         ).to_plotly_json()
         traces.append({**step, "fill": "tozeroy"} if colour == 0 else step)
     layout = _layout("% of all", legend=True)
-    layout["xaxis"] = {"type": "log", "title": {"text": "tokens in a document"}, "dtick": "D2"}
+    powers_of_four = [4**power for power in range(16)]
+    layout["xaxis"] |= {"type": "log", "title": {"text": "tokens in a document"}, "tickvals": powers_of_four}
+    layout["xaxis"]["ticktext"] = [_short_count(power) for power in powers_of_four]
     block = run.settings.model.block_size
     layout["shapes"] = [{"type": "line", "x0": block, "x1": block, "yref": "paper", "y0": 0, "y1": 1}]
     sampled = f" Every {lengths.stride}th document was counted." if lengths.stride > 1 else ""
     caption = (
-        "Training documents by length, `<s>` and `</s>` included, two bars to a doubling; the upright line is a block "
+        "Training documents by length, <s> and </s> included, two bars to a doubling; the upright line is a block "
         f"({block:,} tokens).{sampled}"
     )
-    return Chart("Document lengths", caption, {"data": traces, "layout": layout}, is_wide=True)
+    return Chart("Document lengths", caption, {"data": traces, "layout": layout}, "wide")
 
 
-def _loss_chart(runs: Sequence[RunRecord]) -> Chart:
+def _short_count(count: int) -> str:
+    return str(count) if count < 2**12 else f"{count >> 10}Ki" if count < 2**22 else f"{count >> 20}Mi"
+
+
+def _loss_chart(runs: Sequence[RunRecord], unit: TimeUnit) -> Chart:
     curves = []
     for number, run in enumerate(runs):
         held_out_colour = 1 if len(runs) == 1 else number
-        curves.append(_step_curve(run, number, lambda line: line.loss, _name(runs, run, "training")))
+        curves.append(_step_curve(run, unit, number, lambda line: line.loss, _name(runs, run, "training")))
         if run.metrics.held_out:
             name = _name(runs, run, "held-out")
-            curves.append(_held_out_curve(run, held_out_colour, "held_out_loss", name, dashed=True))
-        skips = _skips(run, 2 if len(runs) == 1 else number, _name(runs, run, "skipped"))
+            curves.append(_held_out_curve(run, unit, held_out_colour, "held_out_loss", name, dashed=True))
+        skips = _skips(run, unit, 2 if len(runs) == 1 else number, _name(runs, run, "skipped"))
         if skips is not None:
             curves.append(skips)
     caption = "Mean over the tokens of a global batch; the dashed curve is text never trained on."
@@ -165,7 +190,7 @@ def _loss_chart(runs: Sequence[RunRecord]) -> Chart:
     missing = sum(not np.isfinite(line.loss) for run in runs for line in run.metrics.steps)
     if missing:
         caption += f" At {missing:,} logged steps the loss was no number: the curve has gaps there."
-    return _chart("Loss", caption, curves, "nats a token", is_wide=True)
+    return _chart("Loss", caption, curves, "nats a token", "two-thirds", has_legend=len(runs) == 1)
 
 
 def _name(runs: Sequence[RunRecord], run: RunRecord, what: str) -> str:
@@ -189,19 +214,19 @@ def _wait_caption(runs: Sequence[RunRecord]) -> str:
     return f"Share of time that rank 0 waits for its next batch: {100 * share:.2g}% of the whole training."
 
 
-def _step_curve(run: RunRecord, colour: int, value: Callable[[StepMetrics], float], name: str) -> Curve:
+def _step_curve(run: RunRecord, unit: TimeUnit, colour: int, value: Callable[[StepMetrics], float], name: str) -> Curve:
     lines = run.metrics.steps
     return Curve(
         name,
         colour,
         tokens=np.array([line.tokens for line in lines], dtype=np.float64),
-        seconds=run.training_seconds(),
+        time=run.training_seconds() / unit.seconds,
         steps=np.array([line.step for line in lines], dtype=np.float64),
         values=np.array([value(line) for line in lines], dtype=np.float64),
     )
 
 
-def _held_out_curve(run: RunRecord, colour: int, field: str, name: str, dashed: bool = False) -> Curve:
+def _held_out_curve(run: RunRecord, unit: TimeUnit, colour: int, field: str, name: str, dashed: bool = False) -> Curve:
     lines = run.metrics.held_out
     tokens = np.array([line.tokens for line in lines], dtype=np.float64)
     logged = [0, *(line.tokens for line in run.metrics.steps)]
@@ -209,38 +234,49 @@ def _held_out_curve(run: RunRecord, colour: int, field: str, name: str, dashed: 
         name,
         colour,
         tokens=tokens,
-        seconds=np.interp(tokens, logged, [0.0, *run.training_seconds()]),
+        time=np.interp(tokens, logged, [0.0, *run.training_seconds()]) / unit.seconds,
         steps=np.array([line.step for line in lines], dtype=np.float64),
         values=np.array([getattr(line, field) for line in lines], dtype=np.float64),
         dashed=dashed,
     )
 
 
-def _skips(run: RunRecord, colour: int, name: str) -> Curve | None:
+def _skips(run: RunRecord, unit: TimeUnit, colour: int, name: str) -> Curve | None:
     """A mark at each logged step since whose predecessor an update was skipped."""
-    whole = _step_curve(run, colour, lambda line: line.loss, name)
+    whole = _step_curve(run, unit, colour, lambda line: line.loss, name)
     counted = np.array([line.skipped_steps for line in run.metrics.steps], dtype=np.float64)
     rose = np.flatnonzero(np.diff(counted, prepend=0.0) > 0)
     if not len(rose):
         return None
     return Curve(
-        name, colour, whole.tokens[rose], whole.seconds[rose], whole.steps[rose], whole.values[rose], markers_only=True
+        name, colour, whole.tokens[rose], whole.time[rose], whole.steps[rose], whole.values[rose], markers_only=True
     )
 
 
-def _chart(title: str, caption: str, curves: Sequence[Curve], unit: str, is_wide: bool = False) -> Chart:
+def _chart(
+    title: str,
+    caption: str,
+    curves: Sequence[Curve],
+    label: str,
+    width: Literal["third", "two-thirds"] = "third",
+    from_zero: bool = False,
+    has_legend: bool = False,
+) -> Chart:
     traces = [curve.trace() for curve in curves]
-    return Chart(title, caption, {"data": traces, "layout": _layout(unit, legend=len(curves) > 1)}, is_wide)
+    layout = _layout(label, legend=has_legend)
+    if from_zero:
+        layout["yaxis"]["rangemode"] = "tozero"
+    return Chart(title, caption, {"data": traces, "layout": layout}, width)
 
 
-def _layout(unit: str, legend: bool) -> dict[str, Any]:
+def _layout(label: str, legend: bool) -> dict[str, Any]:
     layout = go.Layout(
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
         showlegend=legend,
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         hovermode="x unified",
         xaxis={"automargin": True},
-        yaxis={"automargin": True, "title": {"text": unit}},
+        yaxis={"automargin": True, "title": {"text": label}},
     )
     plain: dict[str, Any] = layout.to_plotly_json()
     return plain

@@ -13,10 +13,11 @@ from typing import Any
 import plotly.offline
 import yaml
 
-from launch.report_charts import Chart, curve_charts, length_chart
+from launch.report_charts import Chart, curve_charts, length_chart, time_unit
 from launch.report_data import RunRecord
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+COLOURS = 6
 
 
 def report_page(runs: Sequence[RunRecord], now: float) -> str:
@@ -35,7 +36,8 @@ def report_page(runs: Sequence[RunRecord], now: float) -> str:
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now)),
         facts=_facts(runs[0], now) if len(runs) == 1 else _comparison(runs, now),
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in _notes(runs)),
-        curves=_charts(curve_charts(runs)),
+        time_unit=time_unit(runs).name,
+        curves=_key(runs) + _charts(curve_charts(runs)),
         data="".join(_data(run, len(runs) > 1) for run in runs),
         samples="".join(_samples(run, len(runs) > 1) for run in runs),
         settings=_differences(runs) + "".join(_settings(run, len(runs) > 1) for run in runs),
@@ -47,12 +49,12 @@ def _compressed(script: str) -> str:
     return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
-def _state(run: RunRecord, now: float) -> str:
+def _state(run: RunRecord) -> str:
     if run.is_finished:
         return "finished"
     planned = run.planned_steps
-    where = f"step {run.step:,}" + (f" of {planned:,} ({100 * run.step / planned:.0f}%)" if planned else "")
-    return f"not finished: {where}, last logged {_ago(now - run.metrics_written)}"
+    whole = f" of {planned:,} ({100 * run.step / planned:.0f}%)" if planned else ""
+    return f"not finished: step {run.step:,}{whole}"
 
 
 def _ago(seconds: float) -> str:
@@ -87,7 +89,7 @@ def _figures(run: RunRecord, now: float) -> list[tuple[str, str, str]]:
     none_skipped = "no update skipped" if skipped == 0 else f"{skipped:,} updates skipped"
     where = "whole held-out part" if run.is_finished else "at the last look"
     return [
-        ("State", _state(run, now), ""),
+        ("State", _state(run), f"last logged {_ago(now - run.metrics_written)}"),
         ("Model", "-" if parameters is None else f"{_short(parameters)} parameters", shape),
         ("Trained on", f"{_short(run.tokens)} tokens", f"{run.step:,} steps, {none_skipped}"),
         ("Held-out", f"{bits} bits per byte", where if run.bits_per_byte is not None else "nothing held out so far"),
@@ -121,7 +123,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = F
         for first, *rest in rows
     )
     kind = ' class="numbers"' if numbers else ""
-    return f'<div class="scroll"><table{kind}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table{kind}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
 def _notes(runs: Sequence[RunRecord]) -> list[str]:
@@ -133,6 +136,16 @@ def _notes(runs: Sequence[RunRecord]) -> list[str]:
     ]
 
 
+def _key(runs: Sequence[RunRecord]) -> str:
+    """Which colour is which run, once for all charts."""
+    if len(runs) == 1:
+        return ""
+    entries = "".join(
+        f"<li class=colour-{number % COLOURS}>{escape(run.label)}</li>" for number, run in enumerate(runs)
+    )
+    return f"<ul class=key>{entries}</ul>"
+
+
 def _charts(charts: Iterable[Chart]) -> str:
     return f'<div class="charts">{"".join(_chart(chart) for chart in charts)}</div>'
 
@@ -140,7 +153,7 @@ def _charts(charts: Iterable[Chart]) -> str:
 def _chart(chart: Chart) -> str:
     label = escape(f"{chart.title}. {chart.caption}", quote=True)
     return (
-        f"<figure{' class=wide' if chart.is_wide else ''}><h3>{escape(chart.title)}</h3>"
+        f'<figure class="{chart.width}"><h3>{escape(chart.title)}</h3>'
         f'<div class="chart" role="img" aria-label="{label}">'
         f'<script type="application/json">{chart.as_json()}</script></div>'
         f"<figcaption>{escape(chart.caption)}</figcaption></figure>"
@@ -237,6 +250,6 @@ def _settings(run: RunRecord, named: bool) -> str:
     environment = _table(["Environment", ""], [[name, str(value)] for name, value in run.environment.items()])
     return (
         f"{_heading(run, named)}<p>This repeats the run.{launched}</p><pre>{escape(command)}</pre>"
-        f"<details open><summary>config.yaml</summary><pre>{escape(run.settings_text)}</pre></details>"
+        f"<details><summary>config.yaml</summary><pre>{escape(run.settings_text)}</pre></details>"
         f"{environment if run.environment else ''}"
     )

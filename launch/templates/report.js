@@ -17,7 +17,8 @@
   const figures = new Map(charts.map((chart) => [chart, JSON.parse(chart.querySelector("script").textContent)]));
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)");
-  const axisTitles = { tokens: "tokens trained on", hours: "hours of training", steps: "steps" };
+  const timeUnit = document.querySelector(".axis [value=time]").parentElement.textContent;
+  const axisTitles = { tokens: "tokens trained on", time: `${timeUnit} of training`, steps: "steps" };
 
   const axisLook = (line, muted) => ({
     gridcolor: line, linecolor: line, zeroline: false, tickfont: { color: muted, size: 11 },
