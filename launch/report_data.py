@@ -140,9 +140,7 @@ def read_run(folder: Path, label: str) -> RunRecord:
         metrics=metrics,
         metrics_written=(folder / METRICS_FILE).stat().st_mtime,
         result=result,
-        is_finished=result is not None
-        and result.steps >= metrics.steps[-1].step
-        and result.settings == yaml.safe_load(text),
+        is_finished=result is not None and result.settings == yaml.safe_load(text),
         data=data,
         data_fault=fault,
     )

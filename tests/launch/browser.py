@@ -35,17 +35,19 @@ addEventListener("load", async () => {
   const plots = () => [...document.querySelectorAll(".js-plotly-plot")];
   const drawn = () => plots().filter((plot) => plot.querySelector("svg .trace"));
   while (drawn().length < wanted && Date.now() - began < 15000) await new Promise((go) => setTimeout(go, 50));
+  const drawnAtOnce = drawn().length;
   const axis = document.querySelector(".axis [value=steps]");
   axis.click();
   await new Promise((go) => setTimeout(go, 300));
-  const ink = document.querySelector(".js-plotly-plot .xtick text");
+  const colour = (part) => getComputedStyle(document.querySelector(`.js-plotly-plot ${part}`)).fill;
   parent.postMessage(JSON.stringify({
     charts: wanted,
-    drawn: drawn().length,
+    drawn: drawnAtOnce,
     overflow: document.documentElement.scrollWidth - innerWidth,
     width: innerWidth,
     page: getComputedStyle(document.body).backgroundColor,
-    ink: ink && getComputedStyle(ink).fill,
+    ticks: colour(".xtick text"),
+    legend: colour(".legendtext"),
     axis: document.querySelector(".js-plotly-plot .xtitle").textContent,
     attacked: typeof window.attacked !== "undefined",
     bold: document.querySelectorAll("blockquote b").length,
@@ -65,7 +67,8 @@ class Seen:
     """Pixels that the page is wider than its window."""
     width: int
     page: str
-    ink: str
+    ticks: str
+    legend: str
     axis: str
     """What the first chart runs along after a click on `steps`."""
     attacked: bool
