@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging
 
 from configs.errors import BadInput
 from configs.schema import SamplingSettings
@@ -47,6 +48,7 @@ def load_model(folder: Path) -> LoadedModel:
     Raises:
         BadInput: the folder is no model folder, or lacks weights or tokenizer.
     """
+    quiet_transformers()
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such model folder; train one with `malmoi train`, it ends in RUN/model")
     if not (folder / CONFIG_FILE).is_file():
@@ -60,6 +62,12 @@ def load_model(folder: Path) -> LoadedModel:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{folder}: cannot be loaded ({first_line}); export the model again") from error
     return LoadedModel(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
+
+
+def quiet_transformers() -> None:
+    """Keep `transformers`' progress bars and advice off the terminal; its errors are raised all the same."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def read_prompts(file: Path) -> list[str]:
@@ -99,16 +107,17 @@ def generate(
         length = inputs["input_ids"].shape[1]
         if length == 0:
             raise BadInput("the prompt is empty and this tokenizer puts no token before it; give some text")
-        if length + settings.max_new_tokens > loaded.context:
+        new_tokens = settings.max_new_tokens if settings.max_length is None else settings.max_length - length
+        if not 1 <= new_tokens <= loaded.context - length:
             raise BadInput(
-                f"a prompt of {length} tokens and {settings.max_new_tokens} new ones are more than the model's "
-                f"context of {loaded.context}; set --max_new_tokens to {max(1, loaded.context - length)} or less"
+                f"a prompt of {length} tokens and {new_tokens} new ones do not fit the model's context of "
+                f"{loaded.context}; set --max_new_tokens to {max(1, loaded.context - length)} or less"
             )
         shown = console is not None and settings.num_beams == 1
         streamer = LiveSamples(console, loaded.tokenizer) if shown and console is not None else None
         set_seed(settings.seed)
         with torch.no_grad():
-            ids = loaded.model.generate(**inputs, **options, streamer=streamer)
+            ids = loaded.model.generate(**inputs, **options, max_new_tokens=new_tokens, streamer=streamer)
         samples = tuple(loaded.tokenizer.decode(row, skip_special_tokens=True) for row in ids)
         yield PromptSamples(prompt, settings.seed, samples)
 
@@ -117,6 +126,9 @@ def _generate_options(settings: SamplingSettings) -> dict[str, Any]:
     checks = {
         "num_return_sequences": settings.num_return_sequences >= 1,
         "max_new_tokens": settings.max_new_tokens >= 1,
+        "min_new_tokens": settings.min_new_tokens >= 0,
+        "min_p": 0 <= settings.min_p < 1,
+        "no_repeat_ngram_size": settings.no_repeat_ngram_size >= 0,
         "temperature": settings.temperature > 0,
         "top_k": settings.top_k >= 0,
         "top_p": 0 < settings.top_p <= 1,
@@ -134,13 +146,17 @@ def _generate_options(settings: SamplingSettings) -> dict[str, Any]:
         )
     options: dict[str, Any] = {
         "num_return_sequences": settings.num_return_sequences,
-        "max_new_tokens": settings.max_new_tokens,
+        "min_new_tokens": settings.min_new_tokens or None,
         "do_sample": settings.do_sample,
         "repetition_penalty": settings.repetition_penalty,
+        "no_repeat_ngram_size": settings.no_repeat_ngram_size,
         "num_beams": settings.num_beams,
     }
     if settings.do_sample:
         options |= {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
+        options |= {"min_p": settings.min_p} if settings.min_p else {}
+    if settings.num_beams > 1:
+        options["length_penalty"] = settings.length_penalty
     return options
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.commands import EvaluateOptions, GenerateOptions
-from configs.errors import EXIT_DONE, BadInput
+from configs.errors import EXIT_DONE, require_options
 from configs.schema import RunSettings
 
 
@@ -20,7 +20,7 @@ def train(argv: Sequence[str]) -> int:
 def generate(argv: Sequence[str]) -> int:
     """Draw text from a model folder."""
     options = parse_settings(GenerateOptions, argv, "malmoi generate", "Draw text from a model folder.")
-    _require("generate", model=options.model)
+    require_options("generate", model=bool(options.model))
     from rich.console import Console
 
     from inference.generate import generate as draw
@@ -43,7 +43,7 @@ def generate(argv: Sequence[str]) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Score a model on held-out shards or on text."""
     options = parse_settings(EvaluateOptions, argv, "malmoi evaluate", "Loss, perplexity and bits per byte of a model.")
-    _require("evaluate", model=options.model, data=options.data)
+    require_options("evaluate", model=bool(options.model), data=bool(options.data))
     from inference.evaluate import evaluate_model, print_score
 
     score = evaluate_model(options)
@@ -52,9 +52,3 @@ def evaluate(argv: Sequence[str]) -> int:
     else:
         print_score(options, score)
     return EXIT_DONE
-
-
-def _require(command: str, **values: str) -> None:
-    missing = [f"--{name}" for name, value in values.items() if not value]
-    if missing:
-        raise BadInput(f"{' and '.join(missing)} missing; see `malmoi {command} --help`")

@@ -17,12 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.errors import BadInput
-from data_prep.manifest import FileRecord, file_checksum, file_record
+from data_prep.manifest import FileRecord, file_record
+from data_prep.verify import file_faults
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class CheckpointNotSavedError(Exception):
+    """The disk did not take a checkpoint; its text says which and why."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,13 @@ def save_checkpoint(
     """Write `checkpoints/step-NNNNNN` and return it once it is safe on disk.
 
     Raises:
-        OSError: the disk is full or not writable; what was there before is untouched.
+        CheckpointNotSavedError: the disk is full or not writable; what was there before is untouched.
     """
     final = checkpoints / f"step-{progress.step:06d}"
     temporary = checkpoints / f".{final.name}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / MODEL_FILE)
         save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, temporary / OPTIMIZER_FILE)
         for file in (MODEL_FILE, OPTIMIZER_FILE):
@@ -92,9 +97,9 @@ def save_checkpoint(
             shutil.rmtree(final)
         temporary.rename(final)
         _fsync(checkpoints)
-    except OSError:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        raise CheckpointNotSavedError(f"{final}: not saved ({error}); make room, the run goes on") from error
     return final
 
 
@@ -111,19 +116,10 @@ def checkpoint_faults(folder: Path) -> list[str]:
     try:
         state = json.loads((folder / STATE_FILE).read_text())
         Progress(**state["progress"])
-        files = [FileRecord(**file) for file in state["files"]]
+        files = tuple(FileRecord(**file) for file in state["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{folder / STATE_FILE}: missing or broken ({error})"]
-    faults = []
-    for record in files:
-        file = folder / record.name
-        if not file.is_file():
-            faults.append(f"{file}: missing")
-        elif file.stat().st_size != record.bytes:
-            faults.append(f"{file}: {file.stat().st_size} bytes, written were {record.bytes}")
-        elif file_checksum(file) != record.blake2b:
-            faults.append(f"{file}: its bytes changed since it was written")
-    return faults
+    return file_faults(folder, files)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -20,6 +20,7 @@ from train.checkpoint import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     Checkpoint,
+    CheckpointNotSavedError,
     Progress,
     delete_older,
     load_tensors,
@@ -281,8 +282,8 @@ class Training:
                 save_checkpoint(
                     self.checkpoints, progress, weights, optimizer_tensors(self.bare_model, self.optimizer.optimizer)
                 )
-            except OSError as error:
-                self.display.note(f"{self.checkpoints}: step {progress.step} not saved ({error.strerror}); going on")
+            except CheckpointNotSavedError as error:
+                self.display.note(str(error))
             else:
                 delete_older(self.checkpoints, self.plan.train.keep_last)
         self.accelerator.wait_for_everyone()

@@ -11,6 +11,8 @@ from configs.schema import ModelSettings
 from train.size import parameter_count
 
 VOCABULARY_MULTIPLE = 64
+MODEL_RECORD = "files.json"
+"""Size and checksum of every other file of a model folder, for `malmoi verify`."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,9 @@ def start_ranks(asked: Precision, run: Path) -> Accelerator:
             f"{launched.backend} is not supported yet; launch with configs/accelerate/ddp.yaml or cpu.yaml instead"
         )
     on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        # transformers imports DeepSpeed when it saves, which otherwise guesses the device with a warning.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     device = torch.device("cpu" if on_cpu else "cuda")
     precision = resolved_precision(asked, device)
     if device.type == "cuda":

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -64,7 +65,8 @@ def prepare_run(settings: RunSettings) -> PreparedRun:
         raise BadInput(f"{folder}: cannot be made ({error.strerror}); choose another --run") from error
     _check_unchanged(folder, settings)
     show = is_main_rank()
-    tokenizer = prepare_tokenizer(settings.corpus, settings.tokenizer, folder / TOKENIZER_FOLDER, show)
+    show_progress = show and sys.stderr.isatty()
+    tokenizer = prepare_tokenizer(settings.corpus, settings.tokenizer, folder / TOKENIZER_FOLDER, show_progress)
     cache = Path(settings.data.cache) if settings.data.cache else folder / SHARDS_FOLDER
     shards = prepare_shards(settings.corpus, settings.data, tokenizer, cache)
     if show:

@@ -9,12 +9,13 @@ from rich.console import Console
 
 from configs.schema import RunSettings
 from data_prep.build import open_split
+from data_prep.manifest import file_record
 from data_prep.tokenizer import BOS, EOS, PAD, UNK, load_tokenizer, special_token_id
-from inference.generate import generate, load_model
+from inference.generate import generate, load_model, quiet_transformers
 from train.blocks import open_samples
 from train.display import TrainingDisplay
 from train.loop import HeldOut, Outcome, Plan, Training, accumulation_steps
-from train.model import SpecialTokenIds, export_model, new_model, training_memory
+from train.model import MODEL_RECORD, SpecialTokenIds, export_model, new_model, training_memory
 from train.parallel import precision_of, start_ranks
 from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, write_result
 from train.signals import StopRequest
@@ -32,6 +33,7 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
     """
     stop = StopRequest()
     stop.listen()
+    quiet_transformers()
     train = settings.train
     tokenizer = load_tokenizer(prepared.tokenizer)
     special = SpecialTokenIds(*(special_token_id(tokenizer, token) for token in (BOS, PAD, EOS, UNK)))
@@ -89,6 +91,8 @@ def _leave_result(
     for name in TOKENIZER_FILES:
         if (prepared.tokenizer / name).is_file():
             shutil.copy(prepared.tokenizer / name, temporary / name)
+    records = [asdict(file_record(file)) for file in sorted(temporary.iterdir())]
+    (temporary / MODEL_RECORD).write_text(json.dumps(records, indent=2) + "\n")
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     score = outcome.score
