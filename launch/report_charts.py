@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
+from launch.report_curves import MEANS, Curve, plain_numbers
 from launch.report_data import RunRecord
 from train.metrics import StepMetrics
 
-MOST_POINTS = 2000
 MIB_A_GIB = 1024
 
 
@@ -46,62 +45,6 @@ def time_unit(runs: Sequence[RunRecord]) -> TimeUnit:
     """Hours where a run is that long, else minutes."""
     longest = max(float(run.training_seconds()[-1]) for run in runs)
     return TimeUnit("hours", 3600) if longest >= 2 * 3600 else TimeUnit("minutes", 60)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A curve against what the reader chooses: tokens, time or steps."""
-
-    name: str
-    colour: int
-    """Number of the page's colour."""
-    tokens: NDArray[np.float64]
-    time: NDArray[np.float64]
-    """In the report's `TimeUnit`."""
-    steps: NDArray[np.float64]
-    values: NDArray[np.float64]
-    dashed: bool = False
-    markers_only: bool = False
-
-    def trace(self) -> dict[str, Any]:
-        """The plotly trace; `meta` tells the page's script its colour and its three x axes."""
-        kept = thinned(self.values, MOST_POINTS)
-        xs = {"tokens": self.tokens, "time": self.time, "steps": self.steps}
-        few = len(kept) <= 40
-        scatter = go.Scatter(
-            name=self.name,
-            x=_plain(self.tokens[kept]),
-            y=_plain(self.values[kept]),
-            mode="markers" if self.markers_only else "lines+markers" if few else "lines",
-            line={"width": 2, "dash": "dash" if self.dashed else "solid"},
-            marker={"size": 10 if self.markers_only else 5, "symbol": "x-thin" if self.markers_only else "circle"},
-            hovertemplate="%{y}<extra>%{fullData.name}</extra>",
-            meta={"colour": self.colour, "x": {name: _plain(values[kept]) for name, values in xs.items()}},
-        )
-        plain: dict[str, Any] = scatter.to_plotly_json()
-        return plain
-
-
-def thinned(values: NDArray[np.float64], most: int) -> NDArray[np.int64]:
-    """Numbers of at most `most` points to draw: the lowest and the highest of each stretch, so that no spike is lost,
-    with the first and the last point."""
-    count = len(values)
-    if count <= most:
-        return np.arange(count)
-    edges = np.linspace(0, count, (most - 2) // 2 + 1).astype(np.int64)
-    kept = {0, count - 1}
-    for start, end in pairwise(edges):
-        stretch = values[start:end]
-        finite = np.flatnonzero(np.isfinite(stretch))
-        if len(finite):
-            kept.add(int(start + finite[np.argmin(stretch[finite])]))
-            kept.add(int(start + finite[np.argmax(stretch[finite])]))
-    return np.array(sorted(kept), dtype=np.int64)
-
-
-def _plain(values: NDArray[Any]) -> list[float | None]:
-    """Six digits of each value; none for what is no number, which JSON cannot say."""
-    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
 
 
 def curve_charts(runs: Sequence[RunRecord]) -> list[Chart]:
@@ -147,7 +90,7 @@ def length_chart(run: RunRecord) -> Chart | None:
         step = go.Scatter(
             name=name,
             x=edges.tolist(),
-            y=_plain(np.append(shares, shares[-1])),
+            y=plain_numbers(np.append(shares, shares[-1])),
             mode="lines",
             line={"shape": "hv", "width": 2, "dash": "solid" if colour == 0 else "dash"},
             text=[*ranges, ranges[-1]],
@@ -187,6 +130,10 @@ def _loss_chart(runs: Sequence[RunRecord], unit: TimeUnit) -> Chart:
     caption = "Mean over the tokens of a global batch; the dashed curve is text never trained on."
     if any(curve.markers_only for curve in curves):
         caption += " A cross is a stretch in which updates were skipped."
+    if any(len(run.metrics.steps) > MEANS for run in runs):
+        caption += (
+            f" Pale: the logged steps with every spike; strong: the mean of each {MEANS}th of the run, here and below."
+        )
     missing = sum(not np.isfinite(line.loss) for run in runs for line in run.metrics.steps)
     if missing:
         caption += f" At {missing:,} logged steps the loss was no number: the curve has gaps there."
@@ -262,7 +209,7 @@ def _chart(
     from_zero: bool = False,
     has_legend: bool = False,
 ) -> Chart:
-    traces = [curve.trace() for curve in curves]
+    traces = [trace for curve in curves for trace in curve.traces()]
     layout = _layout(label, legend=has_legend)
     if from_zero:
         layout["yaxis"]["rangemode"] = "tozero"
@@ -276,7 +223,7 @@ def _layout(label: str, legend: bool) -> dict[str, Any]:
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         hovermode="x unified",
         xaxis={"automargin": True},
-        yaxis={"automargin": True, "title": {"text": label}},
+        yaxis={"automargin": True, "exponentformat": "none", "separatethousands": True, "title": {"text": label}},
     )
     plain: dict[str, Any] = layout.to_plotly_json()
     return plain

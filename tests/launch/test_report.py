@@ -17,7 +17,7 @@ import pytest
 from configs.schema import CorpusSettings, DataSettings, ModelSettings, RunSettings, TokenizerSettings, TrainSettings
 from launch.cli import main
 from launch.report import write_report
-from launch.report_charts import MOST_POINTS, thinned
+from launch.report_curves import MOST_POINTS, thinned
 from tests.launch.browser import find_browser, look
 from train.metrics import HeldOutMetrics, StepMetrics, append_metrics, read_metrics
 from train.run_folder import RunResult, prepare_run, write_result
@@ -210,6 +210,9 @@ def test_a_long_run_keeps_its_spikes_and_a_small_page(tmp_path: Path, corpus_fil
     drawn = figures(page)[0]["data"][0]
     assert len(drawn["y"]) <= MOST_POINTS
     assert max(drawn["y"]) == 11.0 and drawn["meta"]["x"]["steps"][int(np.argmax(drawn["y"]))] == 11_235
+    mean = figures(page)[0]["data"][1]
+    assert len(mean["y"]) == 400 and mean["y"][0] == pytest.approx(losses[:50].mean(), rel=1e-4)
+    assert mean["meta"]["x"]["steps"][0] == pytest.approx(25.5)
     assert len(page.encode()) < 3_500_000
 
 
