@@ -32,9 +32,10 @@ def config_path(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if name.removeprefix("configs/").removesuffix(".yaml") in preset_names():
-        return PRESETS / f"{path.stem}.yaml"
-    hint = nearest_name_hint(path.stem, preset_names())
+    preset = name.removeprefix("configs/").removesuffix(".yaml")
+    if preset in preset_names():
+        return PRESETS / f"{preset}.yaml"
+    hint = nearest_name_hint(preset, preset_names())
     raise BadInput(f"{name}: no such file, and no preset of that name{hint} Presets: {', '.join(preset_names())}")
 
 

@@ -1,5 +1,9 @@
 """Real parts that many tests share: a small corpus, and one tiny run trained on it."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests share the machine with each other
+
 import gzip
 import json
 from dataclasses import replace

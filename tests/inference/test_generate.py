@@ -1,0 +1,136 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs.errors import BadInput
+from configs.schema import SamplingSettings
+from inference.generate import LoadedModel, generate, load_model, read_prompts
+from tests.launching import malmoi
+
+SETTINGS = SamplingSettings(max_new_tokens=12, seed=7)
+
+WITHOUT_MALMOI = """
+import json, sys
+assert not any(name.split(".")[0] in ("train", "inference", "data_prep", "configs", "launch") for name in sys.modules)
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+inputs = tokenizer("이순신", return_tensors="pt", return_token_type_ids=False)
+set_seed(7)
+ids = model.generate(**inputs, do_sample=True, top_k=50, max_new_tokens=12, num_return_sequences=3)
+print(json.dumps([tokenizer.decode(row, skip_special_tokens=True) for row in ids]))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(finished_run: Path) -> LoadedModel:
+    return load_model(finished_run / "model")
+
+
+def samples(loaded: LoadedModel, prompt: str, settings: SamplingSettings = SETTINGS) -> tuple[str, ...]:
+    return next(iter(generate(loaded, [prompt], settings))).samples
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_other_text(loaded: LoadedModel) -> None:
+    first = samples(loaded, "이순신")
+    assert len(first) == 3
+    assert all(text.startswith("이순신") for text in first)
+    assert first == samples(loaded, "이순신")
+    assert first != samples(loaded, "이순신", replace(SETTINGS, seed=8))
+
+
+def test_a_process_without_malmoi_generates_the_same_text(finished_run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_MALMOI, str(finished_run / "model")]
+    theirs = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert theirs.returncode == 0, theirs.stderr
+    words = ("--model", str(finished_run / "model"), "--prompt", "이순신", "--seed", "7", "--max_new_tokens", "12")
+    ours = malmoi("generate", *words, "--json")
+    assert ours.returncode == 0, ours.stderr
+    printed = json.loads(ours.stdout)
+    assert printed == {"prompt": "이순신", "seed": 7, "samples": json.loads(theirs.stdout)}
+
+
+def test_the_tutorials_prompt_with_its_bos_is_understood(loaded: LoadedModel) -> None:
+    assert samples(loaded, "<s>이순신") == samples(loaded, "이순신")
+
+
+def test_samples_of_a_prompt_do_not_depend_on_the_prompts_before(loaded: LoadedModel) -> None:
+    alone = samples(loaded, "영화")
+    together = list(generate(loaded, ["이순신", "영화"], SETTINGS))
+    assert [result.prompt for result in together] == ["이순신", "영화"]
+    assert together[1].samples == alone
+
+
+def test_the_pad_and_unk_are_never_sampled(loaded: LoadedModel) -> None:
+    wild = replace(SETTINGS, temperature=100.0, top_k=0, num_return_sequences=50)
+    text = " ".join(
+        loaded.tokenizer.decode(row)
+        for row in loaded.model.generate(
+            **loaded.tokenizer("가", return_tensors="pt", return_token_type_ids=False),
+            do_sample=True,
+            top_k=0,
+            temperature=100.0,
+            max_new_tokens=20,
+            min_new_tokens=20,
+            num_return_sequences=50,
+        )
+    )
+    assert "<unk>" not in text
+    assert "<pad>" not in text
+    assert len(samples(loaded, "가", wild)) == 50
+
+
+def test_beams_and_greedy_search_are_deterministic(loaded: LoadedModel) -> None:
+    greedy = replace(SETTINGS, do_sample=False, num_return_sequences=1)
+    assert samples(loaded, "영화", greedy) == samples(loaded, "영화", replace(greedy, seed=1))
+    beams = replace(greedy, num_beams=3, num_return_sequences=2, length_penalty=0.5)
+    assert len(set(samples(loaded, "영화", beams))) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_new_tokens": 100}, r"do not fit the model's context of 32; set --max_new_tokens to \d+ or less"),
+        ({"temperature": 0.0}, "temperature 0.0 is out of range"),
+        ({"top_p": 1.5}, "top_p 1.5 is out of range"),
+        ({"do_sample": False}, "needs as many --num_beams"),
+        ({"max_length": 2}, "do not fit"),
+    ],
+)
+def test_impossible_settings_are_refused(loaded: LoadedModel, change: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        samples(loaded, "이순신 장군", replace(SETTINGS, **change))
+
+
+def test_prompts_come_from_a_file_one_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("이순신\n\n  영화는\n", encoding="utf-8")
+    assert read_prompts(file) == ["이순신", "  영화는"]
+    file.write_bytes("가".encode("cp949"))
+    with pytest.raises(BadInput, match=r"prompts.txt: not UTF-8 at byte 0"):
+        read_prompts(file)
+    file.write_text("\n")
+    with pytest.raises(BadInput, match="holds no prompt"):
+        read_prompts(file)
+    with pytest.raises(BadInput, match="no such file"):
+        read_prompts(tmp_path / "none.txt")
+
+
+def test_a_folder_without_weights_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such model folder"):
+        load_model(tmp_path / "none")
+    with pytest.raises(BadInput, match=r"no config.json, so no model folder"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_bytes((finished_run / "model" / "config.json").read_bytes())
+    with pytest.raises(BadInput, match=r"no weights \(model.safetensors\)"):
+        load_model(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(BadInput, match=r"no weights \(model.safetensors\)"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        load_model(tmp_path)

@@ -1,0 +1,60 @@
+"""Runs Malmoi as a user does: in processes of its own, each under a time limit."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+ACCELERATE = str(Path(sys.executable).parent / "accelerate")
+
+
+def environment() -> dict[str, str]:
+    """This process's environment with one thread a rank and without a launcher's variables."""
+    dropped = ("ACCELERATE_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "DS_ACCELERATOR")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def malmoi(*words: str, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run a `malmoi` command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", "import sys; from launch.cli import main; sys.exit(main())", *words],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def two_ranks(*words: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+    """Run `python -m train` on two gloo ranks under `accelerate launch`."""
+    config = str(ROOT / "configs" / "accelerate" / "cpu.yaml")
+    return subprocess.run(
+        [ACCELERATE, "launch", "--config_file", config, "--main_process_port", "0", "-m", "train", *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def step_losses(run: Path) -> list[float]:
+    """The logged training losses of a run, in step order."""
+    return [line["loss"] for line in metrics(run) if "loss" in line]
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def as_flags(config: Path, **settings: object) -> Sequence[str]:
+    """`--config FILE` and dotted settings, with `__` for a dot."""
+    return ["--config", str(config), *(f"--{name.replace('__', '.')}={value}" for name, value in settings.items())]

@@ -1,0 +1,191 @@
+"""The loop as a whole: real runs of a tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from configs.command_line import settings_as_yaml
+from configs.errors import BadInput
+from configs.schema import RunSettings
+from tests.launching import as_flags, environment, malmoi, metrics, step_losses, two_ranks
+from train.loop import accumulation_steps
+from train.run import run
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def with_train(settings: RunSettings, run: Path, **changes: object) -> RunSettings:
+    return replace(settings, run=str(run), train=replace(settings.train, **changes))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    settings = replace(tiny_settings, model=replace(tiny_settings.model, dropout=0.1))
+    file.write_text(settings_as_yaml(settings))
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = malmoi("train", *as_flags(config, run=folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_finished_run_leaves_all_that_the_design_names(finished_run: Path) -> None:
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints/step-000020", "model", "tensorboard"):
+        assert (finished_run / name).exists(), name
+    lines = metrics(finished_run)
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 21))
+    assert set(steps[0]) == {
+        *("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second"),
+        *("mfu", "data_wait", "memory", "skipped_steps"),
+    }
+    assert [line["step"] for line in lines if "held_out_loss" in line] == [10, 20]
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.5
+    assert steps[-1]["tokens"] == 20 * 8 * 32
+
+
+def test_a_second_start_says_that_it_is_done(
+    tiny_settings: RunSettings, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished_run / "metrics.jsonl").read_bytes()
+    assert run(tiny_settings) == 0
+    shown = capsys.readouterr().err
+    assert "done already" in shown
+    assert "held-out bits per byte" in shown
+    assert (finished_run / "metrics.jsonl").read_bytes() == before
+
+
+def test_accumulating_equals_one_large_batch(tiny_settings: RunSettings, finished_run: Path, tmp_path: Path) -> None:
+    assert run(with_train(tiny_settings, tmp_path / "run", micro_batch=1, steps=20)) == 0
+    pairs = zip(step_losses(finished_run), step_losses(tmp_path / "run"), strict=True)
+    assert max(abs(one - other) for one, other in pairs) < 5e-6
+
+
+def test_two_ranks_log_the_losses_of_one(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    done = two_ranks(*as_flags(config, run=tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    one, two = metrics(undisturbed), metrics(tmp_path / "run")
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    for ours, theirs in zip(one, two, strict=True):
+        for name in ("loss", "held_out_loss"):
+            if name in ours:
+                assert abs(ours[name] - theirs[name]) < 5e-6
+        if "grad_norm" in ours:
+            assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """SIGTERM on one rank, then SIGKILL on the next start, then to the end; dropout included."""
+    folder = tmp_path / "run"
+    flags = as_flags(config, run=folder, train__save_every=5)
+    assert _train_until(flags, folder, 3, signal.SIGTERM) == 75
+    stopped_at = max(int(f.name.removeprefix("step-")) for f in (folder / "checkpoints").glob("step-*"))
+    assert 3 <= stopped_at < 20
+    assert _train_until(flags, folder, stopped_at + 6, signal.SIGKILL) == -signal.SIGKILL
+    done = malmoi("train", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr
+    assert step_losses(folder) == step_losses(undisturbed)
+    expected = weights(undisturbed)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
+
+
+def _train_until(flags: list[str], folder: Path, step: int, number: signal.Signals) -> int:
+    """Start training, send a signal once `step` is logged, and return the exit code."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train", *flags], env=environment(), stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        file = folder / "metrics.jsonl"
+        if file.is_file() and f'"step": {step},' in file.read_text():
+            os.kill(process.pid, number)
+            break
+        time.sleep(0.005)
+    return process.wait(timeout=60)
+
+
+def test_a_changed_corpus_is_not_taken_for_the_old_one(
+    tiny_settings: RunSettings, finished_run: Path, korean_texts: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "other.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in korean_texts[:100]))
+    changed = replace(tiny_settings, corpus=replace(tiny_settings.corpus, input=(str(file),)))
+    with pytest.raises(BadInput, match=r"step-000020: trained on shards .*choose another --run"):
+        run(changed)
+
+
+def test_another_model_in_the_same_folder_is_refused(tiny_settings: RunSettings, finished_run: Path) -> None:
+    with pytest.raises(BadInput, match=r"model.n_layer was 2 and is now 3"):
+        run(replace(tiny_settings, model=replace(tiny_settings.model, n_layer=3)))
+
+
+def test_a_global_batch_that_the_ranks_do_not_divide_is_refused(tiny_settings: RunSettings) -> None:
+    with pytest.raises(BadInput, match=r"global_batch 8 is no multiple of train.micro_batch 4 x 3 ranks = 12"):
+        accumulation_steps(tiny_settings.train, 3)
+
+
+def test_a_corpus_shorter_than_a_block_is_refused(tiny_settings: RunSettings, tmp_path: Path) -> None:
+    file = tmp_path / "short.txt"
+    file.write_text("짧은 글\n")
+    short = replace(
+        with_train(tiny_settings, tmp_path / "run"),
+        corpus=replace(tiny_settings.corpus, input=(str(file),)),
+        data=replace(tiny_settings.data, held_out=0.0),
+    )
+    with pytest.raises(BadInput, match="shorter than one block"):
+        run(short)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_follows_the_fp32_curve(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path, precision: str
+) -> None:
+    assert run(with_train(tiny_settings, tmp_path / "run", precision=precision)) == 0
+    half, full = step_losses(tmp_path / "run"), step_losses(finished_run)
+    assert half != full
+    assert max(abs(one - other) for one, other in zip(half, full, strict=True)) < 0.05
+    assert weights(tmp_path / "run")["transformer.wte.weight"].dtype == torch.float32
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-000020" / "state.json").read_text())
+    assert ("scale" in state["progress"]["scaler"]) == (precision == "fp16")
+
+
+def test_ranks_that_came_up_apart_stop_with_the_reason(config: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "train", *as_flags(config, run=tmp_path / "run")],
+        env={**environment(), "ACCELERATE_USE_DEEPSPEED": "true"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("malmoi train:") == 1
+    assert "DeepSpeed is not supported yet" in done.stderr
