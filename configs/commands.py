@@ -99,10 +99,12 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write RUN/report.html: malmoi report RUN."""
+    """Write RUN/report.html: malmoi report RUN [RUN ...]."""
 
-    run: str = ""
-    """Run folder."""
+    run: tuple[str, ...] = ()
+    """Run folders; several are shown side by side."""
+    out: str | None = None
+    """File to write; none: report.html in the first run folder."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """`metrics.jsonl`: one object a line, in step order, also after a stop and a new start."""
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 METRICS_FILE = "metrics.jsonl"
+Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,16 @@ class HeldOutMetrics:
     """Tokens that were scored."""
 
 
+@dataclass(frozen=True)
+class RunMetrics:
+    """All that a run has logged so far."""
+
+    steps: tuple[StepMetrics, ...]
+    held_out: tuple[HeldOutMetrics, ...]
+    unreadable: tuple[int, ...]
+    """Numbers of lines that are none of ours, from 1; a last line that is still being written is not among them."""
+
+
 def append_metrics(run: Path, line: StepMetrics | HeldOutMetrics) -> None:
     """Add a line to the run's metrics."""
     with (run / METRICS_FILE).open("a") as file:
@@ -65,3 +78,33 @@ def drop_metrics_after(run: Path, step: int) -> None:
     temporary = file.with_suffix(".jsonl.writing")
     temporary.write_text("".join(kept))
     temporary.replace(file)
+
+
+def read_metrics(run: Path) -> RunMetrics:
+    """The run's metrics, also while the run is writing them; empty where it has none yet."""
+    file = run / METRICS_FILE
+    steps: list[StepMetrics] = []
+    held_out: list[HeldOutMetrics] = []
+    unreadable: list[int] = []
+    if not file.is_file():
+        return RunMetrics((), (), ())
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                if "held_out_loss" in record:
+                    held_out.append(_line(HeldOutMetrics, record))
+                else:
+                    steps.append(_line(StepMetrics, record))
+            except (ValueError, TypeError, KeyError):
+                if line.endswith("\n"):
+                    unreadable.append(number)
+    return RunMetrics(tuple(steps), tuple(held_out), tuple(unreadable))
+
+
+def _line(kind: type[Line], record: dict[str, Any]) -> Line:
+    """`record` as a line of `kind`; what a run of another version did not log is not a number."""
+    counters = {name: int(record[name]) for name in ("step", "tokens")}
+    # mypy does not know that every `kind` here is a dataclass.
+    names = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: counters.get(name, record.get(name, math.nan)) for name in names})

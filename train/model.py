@@ -8,6 +8,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from configs.errors import BadInput
 from configs.schema import ModelSettings
+from train.size import parameter_count
 
 VOCABULARY_MULTIPLE = 64
 MODEL_RECORD = "files.json"
@@ -56,13 +57,6 @@ def new_model(settings: ModelSettings, vocab_size: int, special: SpecialTokenIds
     """A model with GPT-2's random weights, the same for the same seed, its vocabulary padded."""
     torch.manual_seed(seed)
     return GPT2LMHeadModel(gpt2_config(settings, padded_vocabulary(vocab_size), special))
-
-
-def parameter_count(settings: ModelSettings, vocab_size: int) -> int:
-    """Trainable numbers of the exported model; the output matrix is the embedding and counts once."""
-    width = settings.n_embd
-    block = 12 * width * width + 13 * width
-    return (vocab_size + settings.block_size) * width + settings.n_layer * block + 2 * width
 
 
 def training_memory(settings: ModelSettings, vocab_size: int, micro_batch: int, half: bool) -> int:

@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 
 from configs.errors import BadInput
 from configs.schema import Precision
+from train.hardware import has_fast_bf16
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,13 +33,6 @@ def launched_ranks() -> LaunchedRanks:
         if os.environ.get(variable, "false").lower() == "true"
     ]
     return LaunchedRanks(int(os.environ.get("WORLD_SIZE", "1")), asked[0] if asked else None)
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bf16 matrices in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def resolved_precision(asked: Precision, device: torch.device) -> Precision:

@@ -1,7 +1,6 @@
 """From prepared shards to an exported model: sets up the ranks, runs the loop, writes what the run leaves."""
 
 import json
-import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -16,10 +15,11 @@ from inference.generate import generate, load_model, quiet_transformers
 from train.blocks import open_samples
 from train.display import TrainingDisplay
 from train.loop import HeldOut, Outcome, Plan, Training, accumulation_steps
-from train.model import MODEL_RECORD, SpecialTokenIds, export_model, new_model, parameter_count, training_memory
+from train.model import MODEL_RECORD, SpecialTokenIds, export_model, new_model, training_memory
 from train.parallel import precision_of, start_ranks
 from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, write_result
 from train.signals import StopRequest
+from train.size import parameter_count, planned_steps
 from train.throughput import flops_per_token, peak_flops
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
@@ -50,7 +50,7 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
         held_out=HeldOut(open_split(prepared.shards, "held_out"), counts) if counts.tokens else None,
         data_fingerprint=prepared.manifest.fingerprint,
         vocab_size=vocab_size,
-        steps=train.steps or max(1, math.ceil(train.epochs * samples.order.samples_per_epoch / train.global_batch)),
+        steps=planned_steps(train, samples.order.samples_per_epoch),
         flops_per_token=flops_per_token(settings.model, vocab_size),
         peak_flops=peak_flops(accelerator.device, precision),
     )

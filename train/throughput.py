@@ -6,8 +6,8 @@ import time
 import torch
 
 from configs.schema import ModelSettings, Precision
-from train.model import parameter_count
 from train.parallel import HALF_DTYPES
+from train.size import parameter_count
 
 GPU_PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "V100": 125.0, "T4": 65.0}
 """Dense 16-bit peak of the vendor's data sheets, in TFLOP/s, by a part of the device's name."""

@@ -1,0 +1,59 @@
+"""The length histogram: every document in the bin that holds its length, in bounded memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.errors import BadInput
+from data_prep.lengths import CHUNK, length_edges, length_histogram
+from data_prep.manifest import Split, SplitCounts
+from data_prep.shards import ShardWriter
+
+
+def write_documents(folder: Path, lengths: list[int], shard_tokens: int = 100) -> Split:
+    writer = ShardWriter(folder, "train", np.dtype("<u2"), shard_tokens)
+    for length in lengths:
+        writer.add([7] * length)
+    writer.close()
+    return Split(tuple(writer.stems), SplitCounts(len(lengths), sum(lengths), 0, 0))
+
+
+def test_each_document_falls_into_the_bin_that_holds_its_length(tmp_path: Path) -> None:
+    lengths = [1, 2, 2, 3, 8, 11, 12, 90, 91, 1000]
+    split = write_documents(tmp_path, lengths)
+    assert len(split.stems) > 1
+    histogram = length_histogram(tmp_path, split)
+    expected, _ = np.histogram(lengths, bins=histogram.edges)
+    weighted, _ = np.histogram(lengths, bins=histogram.edges, weights=lengths)
+    assert histogram.documents.tolist() == expected.tolist()
+    assert histogram.tokens.tolist() == weighted.tolist()
+    assert histogram.documents.sum() == len(lengths) and histogram.tokens.sum() == sum(lengths)
+
+
+def test_the_edges_hold_every_length_that_an_index_can_tell() -> None:
+    edges = length_edges()
+    assert edges[0] == 1 and edges[-1] > np.iinfo(np.int32).max
+    assert (np.diff(edges) > 0).all()
+
+
+def test_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = write_documents(tmp_path, [1 + number % 50 for number in range(500)], shard_tokens=10**6)
+    whole = length_histogram(tmp_path, split)
+    assert CHUNK > 500
+    monkeypatch.setattr("data_prep.lengths.CHUNK", 7)
+    assert length_histogram(tmp_path, split).tokens.tolist() == whole.tokens.tolist()
+
+
+def test_of_very_many_documents_an_even_sample_is_counted(tmp_path: Path) -> None:
+    split = write_documents(tmp_path, [4] * 300 + [40] * 100, shard_tokens=10**6)
+    histogram = length_histogram(tmp_path, split, most_documents=100)
+    assert histogram.stride == 4
+    assert histogram.documents[histogram.documents > 0].tolist() == [75, 25]
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    split = write_documents(tmp_path, [5, 6])
+    (tmp_path / "train-00000.idx").unlink()
+    with pytest.raises(BadInput, match=r"train-00000\.idx: missing"):
+        length_histogram(tmp_path, split)

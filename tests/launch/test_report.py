@@ -1,0 +1,327 @@
+"""The report: one file that shows a run as it is, whatever text is in it, and fetches nothing."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.schema import CorpusSettings, DataSettings, ModelSettings, RunSettings, TokenizerSettings, TrainSettings
+from launch.cli import main
+from launch.report import write_report
+from launch.report_curves import MOST_POINTS, thinned
+from tests.launch.browser import find_browser, look
+from train.metrics import HeldOutMetrics, StepMetrics, append_metrics, read_metrics
+from train.run_folder import RunResult, prepare_run, write_result
+
+HOSTILE = (
+    "말모이</script><script>window.attacked = 1</script><b>굵게</b> & <img src='http://203.0.113.7/x.png'> ${title}"
+)
+
+
+def step_line(step: int, loss: float = 2.0, skipped: int = 0) -> StepMetrics:
+    return StepMetrics(step, step * 32, loss, 1e-3, 0.5, 64.0, 0.4, 0.01, 512.0, skipped)
+
+
+def held_out_line(step: int) -> HeldOutMetrics:
+    return HeldOutMetrics(step, step * 32, 2.5, 12.2, 1.25, 100)
+
+
+def make_run(folder: Path, corpus: Path, steps: int = 10, planned: int = 10) -> RunSettings:
+    """A run folder as training leaves it, without its model."""
+    settings = RunSettings(
+        run=str(folder),
+        corpus=CorpusSettings(input=(str(corpus),)),
+        tokenizer=TokenizerSettings(vocab_size=600),
+        data=DataSettings(held_out=0.2),
+        model=ModelSettings(n_layer=1, n_head=1, n_embd=8, block_size=16),
+        train=TrainSettings(steps=planned, global_batch=2, micro_batch=2),
+    )
+    prepare_run(settings)
+    for step in range(1, steps + 1):
+        append_metrics(folder, step_line(step, loss=8.0 / step))
+        if step % 5 == 0:
+            append_metrics(folder, held_out_line(step))
+    return settings
+
+
+def finish(settings: RunSettings, samples: Sequence[str]) -> None:
+    plain = json.loads(json.dumps(asdict(settings)))
+    result = RunResult(plain, settings.train.steps or 0, 5240, 2.4, 1.1875, "말모이", tuple(samples))
+    write_result(Path(settings.run), result)
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "corpus & <i>.jsonl"
+    texts = [f"문서 {number}. 말모이는 우리말 사전이다. " * (1 + number % 7) for number in range(60)]
+    file.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts))
+    return file
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
+    """A finished run with a hostile sample, and its report."""
+    folder = tmp_path_factory.mktemp("runs") / "<u>run"
+    finish(make_run(folder, corpus_file), [HOSTILE, "말모이는 사전이다.\n둘째 줄"])
+    write_report((str(folder),))
+    return folder
+
+
+class Outline(HTMLParser):
+    """Elements, addresses and visible text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self._hidden = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        self._hidden = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.text += data
+
+
+def page_of(run: Path) -> str:
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def figures(page: str) -> list[dict[str, Any]]:
+    found = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    return [json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) for text in found]
+
+
+def test_the_page_is_one_file_that_names_no_outside_address(finished: Path) -> None:
+    page = page_of(finished)
+    outline = Outline(page)
+    assert outline.addresses == ["data:,"]
+    assert "default-src 'none'" in page
+    assert len(page.encode()) < 3_000_000
+    assert not list(finished.glob(".report*"))
+
+
+def test_text_is_never_markup(finished: Path) -> None:
+    outline = Outline(page_of(finished))
+    assert HOSTILE in outline.text
+    assert "<u>run" in outline.text
+    assert "corpus & <i>.jsonl" in outline.text
+    assert outline.elements.count("b") == 2, "the prompts, and nothing of the sample"
+    assert not {"img", "u", "i"} & set(outline.elements)
+
+
+def test_the_figures_are_the_runs_own(finished: Path) -> None:
+    page = page_of(finished)
+    text = " ".join(Outline(page).text.split())
+    counts = read_manifest_counts(finished)
+    for figure in (f"{counts['documents']:,}", f"{counts['tokens']:,}", f"{counts['bytes']:,}", "1.1875 bits per byte"):
+        assert figure in text
+    assert f"{counts['bytes'] / counts['tokens']:.2f}" in text
+    assert "finished" in text and "not finished" not in text
+    loss = figures(page)[0]["data"]
+    assert loss[0]["y"] == pytest.approx([8.0 / step for step in range(1, 11)], rel=1e-5)
+    assert loss[0]["meta"]["x"]["time"] == pytest.approx([step * 32 / 64 / 60 for step in range(1, 11)], rel=1e-5)
+    assert (loss[1]["x"], loss[1]["y"]) == ([160.0, 320.0], [2.5, 2.5])
+    assert "global_batch: 2" in text and "torch" in text
+    assert "malmoi train --config" in text
+
+
+def read_manifest_counts(run: Path) -> dict[str, int]:
+    manifest = json.loads(next(run.glob("shards/*/manifest.json")).read_text())
+    counts: dict[str, int] = manifest["train"]["counts"]
+    return counts
+
+
+def test_a_run_under_way_says_how_far_it_is(tmp_path: Path, corpus_file: Path) -> None:
+    make_run(tmp_path / "run", corpus_file, steps=5, planned=20)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 6, "tokens": 192, "lo')
+    write_report((str(tmp_path / "run"),))
+    text = Outline(page_of(tmp_path / "run")).text
+    assert "not finished: step 5 of 20 (25%)" in text
+    assert "No samples: This run is not finished." in text
+    assert "could not be read" not in text
+
+
+def test_samples_of_a_shorter_run_are_told_from_the_runs_own(tmp_path: Path, corpus_file: Path) -> None:
+    settings = make_run(tmp_path / "run", corpus_file, steps=10, planned=10)
+    finish(settings, ["말모이 옛글"])
+    longer = replace(settings, train=replace(settings.train, steps=40))
+    prepare_run(longer)
+    write_report((str(tmp_path / "run"),))
+    assert "not finished: step 10 of 40" in Outline(page_of(tmp_path / "run")).text
+    append_metrics(tmp_path / "run", step_line(11))
+    write_report((str(tmp_path / "run"),))
+    text = Outline(page_of(tmp_path / "run")).text
+    assert "not finished: step 11 of 40" in text
+    assert "from its model at step 10" in text and "옛글" in text
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, corpus_file: Path) -> None:
+    make_run(tmp_path / "run", corpus_file, steps=2)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 3, "to\n')
+    append_metrics(tmp_path / "run", step_line(4))
+    assert read_metrics(tmp_path / "run").unreadable == (3,)
+    write_report((str(tmp_path / "run"),))
+    text = Outline(page_of(tmp_path / "run")).text
+    assert "1 lines of metrics.jsonl could not be read, the first of them line 3" in text
+    assert "step 4 of 10" in text
+
+
+def test_a_loss_that_is_no_number_is_a_gap_and_said(tmp_path: Path, corpus_file: Path) -> None:
+    make_run(tmp_path / "run", corpus_file, steps=3)
+    append_metrics(tmp_path / "run", replace(step_line(4, loss=float("nan"), skipped=1), grad_norm=float("inf")))
+    write_report((str(tmp_path / "run"),))
+    page = page_of(tmp_path / "run")
+    loss, norm = figures(page)[0]["data"], figures(page)[2]["data"][0]
+    assert loss[0]["y"][-1] is None and norm["y"][-1] is None
+    text = Outline(page).text
+    assert "At 1 logged steps the loss was no number" in text
+    assert "1 updates skipped" in text and "Skipped steps" in text
+
+
+def test_a_long_run_keeps_its_spikes_and_a_small_page(tmp_path: Path, corpus_file: Path) -> None:
+    make_run(tmp_path / "run", corpus_file, steps=0)
+    losses = 5 - np.linspace(0, 2, 20_000)
+    losses[11_234] = 11.0
+    losses[3] = np.nan
+    with (tmp_path / "run" / "metrics.jsonl").open("w") as metrics:
+        for step, loss in enumerate(losses, 1):
+            metrics.write(json.dumps(asdict(step_line(step, float(loss)))) + "\n")
+    write_report((str(tmp_path / "run"),))
+    page = page_of(tmp_path / "run")
+    drawn = figures(page)[0]["data"][0]
+    assert len(drawn["y"]) <= MOST_POINTS
+    highest = int(np.nanargmax(np.array(drawn["y"], dtype=np.float64)))
+    assert drawn["y"][highest] == 11.0 and drawn["meta"]["x"]["steps"][highest] == 11_235
+    mean = figures(page)[0]["data"][1]
+    assert len(mean["y"]) == 400 and mean["y"][0] == pytest.approx(np.nanmean(losses[:50]), rel=1e-5)
+    assert mean["meta"]["x"]["steps"][0] == pytest.approx(25.5)
+    assert len(page.encode()) < 3_500_000
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1999, 2000, 2001, 5003])
+def test_thinning_keeps_the_ends_and_the_extremes(count: int) -> None:
+    values = np.sin(np.arange(count) * 0.7)
+    kept = thinned(values, 2000)
+    assert len(kept) <= 2000 and list(kept) == sorted(set(kept.tolist()))
+    if count:
+        assert kept[0] == 0 and kept[-1] == count - 1
+        assert values[kept].max() == values.max() and values[kept].min() == values.min()
+
+
+def test_runs_stand_side_by_side_with_what_differs(tmp_path: Path, corpus_file: Path) -> None:
+    # Labels are paths here, and so can hold what would end a script element.
+    first, second = tmp_path / "first<" / "script><b>" / "run", tmp_path / "second" / "run"
+    for folder, planned in ((first, 10), (second, 30)):
+        make_run(folder, corpus_file, planned=planned)
+    out = tmp_path / "both.html"
+    assert main(["report", str(first), str(second), "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    text = Outline(page).text
+    assert str(first) in text and str(second) in text, "names alone are the same"
+    assert Outline(page).elements.count("b") == 0
+    assert re.search(r"What differs.*train\.steps\s*10\s*30", text, re.DOTALL)
+    assert "train.global_batch" not in text
+    assert len({trace["name"] for trace in figures(page)[0]["data"]}) == 4
+    assert not (first / "report.html").exists()
+
+
+def test_a_run_whose_shards_are_gone_is_shown_without_them(tmp_path: Path, corpus_file: Path) -> None:
+    make_run(tmp_path / "run", corpus_file)
+    next((tmp_path / "run").glob("shards/*/train-00000.bin")).unlink()
+    write_report((str(tmp_path / "run"),))
+    text = Outline(page_of(tmp_path / "run")).text
+    assert "The shards cannot be shown" in text and "train-00000.bin: missing" in text
+    assert "not finished: step 10 of 10" in text
+
+
+def no_folder(folder: Path, corpus: Path) -> None:
+    pass
+
+
+def empty_folder(folder: Path, corpus: Path) -> None:
+    folder.mkdir()
+
+
+def folder_without_metrics(folder: Path, corpus: Path) -> None:
+    make_run(folder, corpus, steps=0)
+
+
+def folder_with_half_a_line(folder: Path, corpus: Path) -> None:
+    make_run(folder, corpus, steps=0)
+    (folder / "metrics.jsonl").write_text('{"step": 1,')
+
+
+@pytest.mark.parametrize(
+    ("make", "place", "remedy"),
+    [
+        (no_folder, "run: no such folder", "name the run folder"),
+        (empty_folder, "run: no config.yaml", "name one that `malmoi train` made"),
+        (folder_without_metrics, "metrics.jsonl: no step is logged yet", "until step 10"),
+        (folder_with_half_a_line, "metrics.jsonl: no step is logged yet", "until step 10"),
+    ],
+)
+def test_a_folder_without_a_run_is_one_line_and_exit_code_2(
+    make: Any, place: str, remedy: str, tmp_path: Path, corpus_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "run", corpus_file)
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert place in printed.err and remedy in printed.err
+    assert not list(tmp_path.rglob("*.html"))
+
+
+def test_a_report_that_cannot_be_written_is_exit_code_2(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(finished), "--out", "/nonexistent/report.html"]) == 2
+    assert "/nonexistent/report.html: cannot be written" in capsys.readouterr().err
+    assert main(["report"]) == 2
+    assert "--run missing" in capsys.readouterr().err
+
+
+def test_the_command_prints_the_path_and_does_not_wait_for_torch(finished: Path) -> None:
+    code = "import sys; from launch.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "report", str(finished)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.splitlines() == [str(finished / "report.html"), "0 False"]
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium here: apt-get install -y chromium")
+def test_a_browser_draws_every_chart_wide_and_narrow_light_and_dark(finished: Path, tmp_path: Path) -> None:
+    browser = find_browser()
+    assert browser is not None
+    light, asked = look(browser, finished / "report.html", tmp_path / "light", width=1400, dark=False)
+    dark, asked_too = look(browser, finished / "report.html", tmp_path / "dark", width=360, dark=True)
+    for seen, width in ((light, 1400), (dark, 360)):
+        assert seen.charts == seen.drawn == 9
+        assert seen.width == width and seen.overflow <= 0
+        assert seen.axis == "steps", "the first chart follows the choice of axis"
+        assert not seen.attacked and seen.bold == 2
+    assert luminance(light.page) > 200 > 120 > max(luminance(light.ticks), luminance(light.legend))
+    assert luminance(dark.page) < 60 < 120 < min(luminance(dark.ticks), luminance(dark.legend))
+    assert asked == asked_too == []
+
+
+def luminance(colour: str) -> float:
+    red, green, blue = map(float, re.findall(r"[\d.]+", colour)[:3])
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,0 +1,17 @@
+"""What a run's settings come to, by arithmetic alone and without torch."""
+
+import math
+
+from configs.schema import ModelSettings, TrainSettings
+
+
+def parameter_count(settings: ModelSettings, vocab_size: int) -> int:
+    """Trainable numbers of the exported model; the output matrix is the embedding and counts once."""
+    width = settings.n_embd
+    block = 12 * width * width + 13 * width
+    return (vocab_size + settings.block_size) * width + settings.n_layer * block + 2 * width
+
+
+def planned_steps(settings: TrainSettings, samples_per_epoch: int) -> int:
+    """Updates that a whole run makes: `steps`, or as many as `epochs` gives, and at least one."""
+    return settings.steps or max(1, math.ceil(settings.epochs * samples_per_epoch / settings.global_batch))
