@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import TrainSettings
+from train.muon import Muon
 
 MUON_MOMENTUM = 0.95
 
@@ -15,22 +16,13 @@ MUON_MOMENTUM = 0.95
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for the matrices of the transformer's blocks, AdamW for embeddings, biases and norms.
 
-    Muon (Jordan et al., 2024) is torch's own; its updates are scaled to AdamW's root mean square (Liu et al.,
-    "Muon is Scalable for LLM Training", 2025), so that one learning rate serves both. Both keep their state
-    in this optimiser's `state`.
+    One learning rate serves both, and both keep their state in this optimiser's `state`.
     """
 
     def __init__(
         self, matrices: Sequence[Tensor], rest: Sequence[Tensor], settings: TrainSettings, fused: bool
     ) -> None:
-        self.muon = torch.optim.Muon(
-            list(matrices),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            momentum=MUON_MOMENTUM,
-            nesterov=True,
-            adjust_lr_fn="match_rms_adamw",
-        )
+        self.muon = Muon(matrices, settings.learning_rate, settings.weight_decay, MUON_MOMENTUM)
         self.adamw = _adamw(rest, settings, fused)
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
         # One list of groups and one state: what Accelerate, the loss scaler and a checkpoint see is what steps.
@@ -41,7 +33,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Update all parameters; a closure is not supported and must be none."""
         assert closure is None
-        self.muon.step()  # type: ignore[no-untyped-call]  # torch's own, untyped
+        self.muon.step()
         self.adamw.step()
 
 

@@ -7,6 +7,7 @@ import torch
 
 from configs.schema import ModelSettings, TrainSettings
 from train.model import SpecialTokenIds, new_model
+from train.muon import Muon
 from train.optim import MuonWithAdamW, learning_rate, new_optimizer
 
 SETTINGS = TrainSettings(learning_rate=1.0, warmup_steps=10, final_learning_rate=0.1)
@@ -61,7 +62,7 @@ def test_muon_and_adamw_step_as_they_do_apart() -> None:
     ours = new_optimizer(together, settings, torch.device("cpu"))
     matrices = [p for n, p in apart.named_parameters() if ".h." in n and p.dim() == 2]
     others = [p for n, p in apart.named_parameters() if not (".h." in n and p.dim() == 2)]
-    muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    muon = Muon(matrices, lr=0.02, weight_decay=0.1, momentum=0.95)
     adamw = torch.optim.AdamW(
         [
             {"params": [p for p in others if p.dim() > 1], "weight_decay": 0.1},
