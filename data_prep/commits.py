@@ -1,7 +1,6 @@
 """How far a build is, on disk: what a later process needs to go on after this one was killed."""
 
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,8 +23,8 @@ class Commit:
     held_out: SplitState
     records: int
     """Documents and faults met."""
-    skipped: Counter[Cause]
-    cleaned: Counter[Cleaned]
+    skipped: dict[Cause, int]
+    cleaned: dict[Cleaned, int]
     cut: int
     kept_bytes: int
     """Bytes of the file that remembers kept documents, for duplicates."""
@@ -33,7 +32,7 @@ class Commit:
 
 def nothing_done() -> Commit:
     """The commit that every build begins with."""
-    return Commit(Position(), NOTHING_WRITTEN, NOTHING_WRITTEN, 0, Counter(), Counter(), 0, 0)
+    return Commit(Position(), NOTHING_WRITTEN, NOTHING_WRITTEN, 0, {}, {}, 0, 0)
 
 
 def write_commit(commit: Commit, work: Path) -> None:
@@ -54,7 +53,6 @@ def take_over_commit(folder: Path, work: Path) -> Commit:
         record = json.loads((work / STATE_FILE).read_bytes())
         record["position"] = Position(**record["position"])
         record["train"], record["held_out"] = _state(record["train"]), _state(record["held_out"])
-        record["skipped"], record["cleaned"] = Counter(record["skipped"]), Counter(record["cleaned"])
         commit = Commit(**record)
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         commit = nothing_done()

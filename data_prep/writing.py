@@ -178,7 +178,9 @@ class _Build:
         states = (self._train.state(), self._held_out.state())
         kept_bytes = self._duplicates.state()
         write_commit(
-            Commit(self.position, *states, self._records, self._skipped, self._cleaned, self._cut, kept_bytes),
+            Commit(
+                self.position, *states, self._records, dict(self._skipped), dict(self._cleaned), self._cut, kept_bytes
+            ),
             self._work,
         )
         self._committed = time.monotonic()
