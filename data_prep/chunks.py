@@ -6,14 +6,14 @@ alone, never on who works on them.
 """
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from configs.schema import CorpusSettings, DocumentUnit
+from configs.schema import CorpusSettings, DocumentUnit, Encoding
 from data_prep.faults import Fault, damage
 from data_prep.sources import DAMAGE, SourceFile, open_bytes
-from data_prep.tables import RECORD_FACTOR, table_values
+from data_prep.tables import RECORD_FACTOR, decodable, table_values
 
 CHUNK_BYTES = 4_000_000
 CHUNK_CHARACTERS = 1_500_000
@@ -65,19 +65,29 @@ class RowChunk:
 Chunk = ByteChunk | RowChunk
 
 
-def chunks_of(files: list[SourceFile], settings: CorpusSettings, start: Position) -> Iterator[Chunk]:
-    """Every chunk of `files` from `start` on, in order."""
+def chunks_of(
+    files: Sequence[SourceFile], encodings: Sequence[Encoding], settings: CorpusSettings, start: Position
+) -> Iterator[Chunk]:
+    """Every chunk of `files` from `start` on, in order.
+
+    Args:
+        encodings: of each file.
+    """
     for number in range(start.file, len(files)):
-        file = files[number]
         here = start if number == start.file else Position(number)
-        try:
-            if file.format in ("text", "jsonl"):
-                yield from _byte_chunks(file, here, settings)
-            else:
-                yield from _row_chunks(file, here, settings)
-        except OSError as error:
-            fault = Fault("compression", 0, f"cannot be read ({error.strerror or error}); fetch the file again")
-            yield RowChunk(number, 0, 0, (fault,), ends_file=True)
+        yield from chunks_of_file(files[number], encodings[number], settings, here)
+
+
+def chunks_of_file(file: SourceFile, encoding: Encoding, settings: CorpusSettings, start: Position) -> Iterator[Chunk]:
+    """Every chunk of file number `start.file` from `start` on, in order."""
+    try:
+        if file.format in ("text", "jsonl"):
+            yield from _byte_chunks(file, encoding, start, settings)
+        else:
+            yield from _row_chunks(file, encoding, start, settings)
+    except OSError as error:
+        fault = Fault("compression", 0, f"cannot be read ({error.strerror or error}); fetch the file again")
+        yield RowChunk(start.file, 0, 0, (fault,), ends_file=True)
 
 
 class _Borders:
@@ -157,7 +167,7 @@ class _Window:
             self.data = b""
 
 
-def _byte_chunks(file: SourceFile, start: Position, settings: CorpusSettings) -> Iterator[Chunk]:
+def _byte_chunks(file: SourceFile, encoding: Encoding, start: Position, settings: CorpusSettings) -> Iterator[Chunk]:
     """Chunks of a file of lines. Memory is bounded by the longest document allowed."""
     borders = _Borders(file, settings.document)
     limit = max(CHUNK_BYTES, settings.longest_document * (RECORD_FACTOR if file.format == "jsonl" else 1))
@@ -180,7 +190,7 @@ def _byte_chunks(file: SourceFile, start: Position, settings: CorpusSettings) ->
                     length = len(window.data)
             cut = len(window.data) > limit and (length == 0 or length > limit)
             if cut:
-                length = _character_border(window.data[:limit], settings)
+                length = _character_border(window.data[:limit], encoding)
             # What follows the last border before damage is half a document, and is left.
             if length == 0:
                 break
@@ -191,9 +201,9 @@ def _byte_chunks(file: SourceFile, start: Position, settings: CorpusSettings) ->
         yield RowChunk(start.file, offset, offset, (damage(file, window.error),), ends_file=True)
 
 
-def _character_border(data: bytes, settings: CorpusSettings) -> int:
+def _character_border(data: bytes, encoding: Encoding) -> int:
     """The longest length of `data` that does not end inside a character."""
-    decoder = codecs.getincrementaldecoder("utf-8" if settings.encoding == "auto" else settings.encoding)()
+    decoder = codecs.getincrementaldecoder(decodable(encoding))()
     try:
         decoder.decode(data)
     except UnicodeDecodeError:
@@ -201,11 +211,11 @@ def _character_border(data: bytes, settings: CorpusSettings) -> int:
     return len(data) - len(decoder.getstate()[0])
 
 
-def _row_chunks(file: SourceFile, start: Position, settings: CorpusSettings) -> Iterator[RowChunk]:
+def _row_chunks(file: SourceFile, encoding: Encoding, start: Position, settings: CorpusSettings) -> Iterator[RowChunk]:
     """Chunks of a table, by about `CHUNK_BYTES` characters of text."""
     number, held = start.offset, 0
     values: list[object] = []
-    for value in table_values(file, start.offset, settings):
+    for value in table_values(file, encoding, start.offset, settings):
         values.append(value)
         held += len(value) if isinstance(value, str) else 1
         if held >= CHUNK_CHARACTERS or len(values) >= CHUNK_ROWS:

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import assert_never
 
 from configs.errors import BadInput
 from configs.schema import CorpusSettings, Encoding
-from data_prep.chunks import ByteChunk, Position, RowChunk, chunks_of
+from data_prep.chunks import ByteChunk, Position, chunks_of_file
 from data_prep.cleaning import Cleaner
 from data_prep.decode import bytes_of, count_lines, documents_of
 from data_prep.faults import Fault
-from data_prep.fingerprint import detect_encoding
+from data_prep.fingerprint import encoding_of
 from data_prep.sources import SourceFile, corpus_files
 
 __all__ = ["Document", "SourceFile", "corpus_files", "fault_place", "read_documents"]
@@ -42,27 +41,16 @@ def read_documents(
         BadInput: a file cannot be read or holds a broken line, and `on_error` is stop; the message names the place.
     """
     cleaner = Cleaner(settings)
-    known: dict[int, Encoding] = dict(enumerate(encodings or ()))
-    number, lines = -1, 0
-    for chunk in chunks_of(list(files), settings, Position()):
-        file = files[chunk.file]
-        if chunk.file != number:
-            number, lines = chunk.file, 0
-        if number not in known:
-            auto = settings.encoding == "auto" and file.format not in ("parquet", "arrow")
-            known[number] = detect_encoding(file, settings) if auto else settings.encoding
-        match chunk:
-            case ByteChunk():
-                data = bytes_of(chunk, file)
-            case RowChunk():
-                data = b""
-            case _:
-                assert_never(chunk)
-        for found in documents_of(chunk, data, file, known[number], settings):
-            if not isinstance(found, Fault):
-                text = cleaner.clean(found.text)
-                if text is not None:
-                    yield Document(text, f"{file.name}:{lines + found.line}")
-            elif settings.on_error == "stop":
-                raise BadInput(f"{fault_place(file.name, found, lines)}: {found.message}")
-        lines += count_lines(data) if isinstance(chunk, ByteChunk) else len(chunk.values)
+    for number, file in enumerate(files):
+        encoding = encodings[number] if encodings is not None else encoding_of(file, settings)
+        lines = 0
+        for chunk in chunks_of_file(file, encoding, settings, Position(number)):
+            data = bytes_of(chunk, file) if isinstance(chunk, ByteChunk) else b""
+            for found in documents_of(chunk, data, file, encoding, settings):
+                if not isinstance(found, Fault):
+                    text = cleaner.clean(found.text)
+                    if text is not None:
+                        yield Document(text, f"{file.name}:{lines + found.line}")
+                elif settings.on_error == "stop":
+                    raise BadInput(f"{fault_place(file.name, found, lines)}: {found.message}")
+            lines += count_lines(data) if isinstance(chunk, ByteChunk) else len(chunk.values)

@@ -6,6 +6,7 @@ The name of a shard folder is a hash over these, so a changed file never meets s
 import codecs
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable
@@ -25,6 +26,8 @@ MEMORY_FILE = ".source-hashes.json"
 READ_BYTES = 1 << 20
 RACY_SECONDS = 2.0
 """A file changed this shortly before it was hashed may change again without a new time, so is not remembered."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,22 @@ def _record(file: SourceFile, settings: CorpusSettings) -> SourceRecord:
     with open_raw(file) as stream:
         while block := stream.read(READ_BYTES):
             digest.update(block)
-    encoding: Encoding = settings.encoding
+    return SourceRecord(file.name, size_of(file), digest.hexdigest(), encoding_of(file, settings))
+
+
+def encoding_of(file: SourceFile, settings: CorpusSettings) -> Encoding:
+    """How the text of `file` is encoded: as set, as `auto` finds by reading it, or UTF-8 where its format says so.
+
+    Raises:
+        BadInput: see `detect_encoding`.
+    """
     if file.format in ("parquet", "arrow"):
-        encoding = "utf-8"
-    elif settings.encoding == "auto":
-        encoding = detect_encoding(file, settings)
-    return SourceRecord(file.name, size_of(file), digest.hexdigest(), encoding)
+        return "utf-8"
+    if settings.encoding != "auto":
+        return settings.encoding
+    encoding = detect_encoding(file, settings)
+    log.info("%s: read as %s", file.name, encoding.upper())
+    return encoding
 
 
 def detect_encoding(file: SourceFile, settings: CorpusSettings) -> Encoding:

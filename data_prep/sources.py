@@ -117,7 +117,9 @@ def _remote_files(url: str) -> list[SourceFile]:
             return _files_of_folder(url.rstrip("/"), found)
         if filesystem.exists(path):
             return [source_file(url)]
-        return _matches(url, sorted(filesystem.unstrip_protocol(match) for match in filesystem.glob(path)))
+        return _matches(
+            url, sorted(filesystem.unstrip_protocol(f) for f in filesystem.glob(path) if filesystem.isfile(f))
+        )
     except (ImportError, ValueError, OSError) as error:
         raise BadInput(f"{url}: cannot be opened ({error}); check the URL and install its fsspec backend") from error
 

@@ -26,10 +26,10 @@ BLANKS = re.compile(r"[ \t\r\n]*")
 DECODER = json.JSONDecoder()
 
 
-def table_values(file: SourceFile, start: int, settings: CorpusSettings) -> Iterator[object]:
+def table_values(file: SourceFile, encoding: Encoding, start: int, settings: CorpusSettings) -> Iterator[object]:
     """The text of each row from `start` on, or a Fault. A fault of the file as a whole, line 0, is the last."""
     read = {"csv": _csv_rows, "tsv": _csv_rows, "json": _json_values, "parquet": _parquet_rows, "arrow": _arrow_rows}
-    records = read[file.format](file, settings)
+    records = read[file.format](file, encoding, settings)
     number = start
     try:
         for number, record in enumerate(islice(records, start, None), start + 1):
@@ -56,11 +56,13 @@ def _limit(settings: CorpusSettings) -> int:
     return RECORD_FACTOR * settings.longest_document
 
 
-def _csv_rows(file: SourceFile, settings: CorpusSettings) -> Iterator[object]:
+def _csv_rows(file: SourceFile, encoding: Encoding, settings: CorpusSettings) -> Iterator[object]:
     """Rows as dictionaries by the header. Undecodable bytes become surrogates, which the check of the text finds."""
     csv.field_size_limit(_limit(settings))
     with open_bytes(file) as stream:
-        rows = csv.reader(_csv_lines(stream, settings), delimiter="\t" if file.format == "tsv" else ",", strict=True)
+        rows = csv.reader(
+            _csv_lines(stream, encoding, settings), delimiter="\t" if file.format == "tsv" else ",", strict=True
+        )
         header: list[str] | None = None
         try:
             for row in rows:
@@ -77,19 +79,23 @@ def _csv_rows(file: SourceFile, settings: CorpusSettings) -> Iterator[object]:
                 else:
                     record = dict(zip(header, row, strict=True))
                     if _is_undecodable(record[settings.text_field]):
-                        yield Fault("encoding", 0, f"not {settings.encoding} (line {rows.line_num}); convert the file")
+                        yield Fault(
+                            "encoding",
+                            0,
+                            f"not {encoding.upper()} (line {rows.line_num}); set corpus.encoding, or convert the file",
+                        )
                     else:
                         yield record
         except csv.Error as error:
             raise BrokenRecord("csv", f"broken CSV ({error}, line {rows.line_num}); mend the quotes") from error
 
 
-def _csv_lines(stream: BinaryIO, settings: CorpusSettings) -> Iterator[str]:
-    limit, encoding = _limit(settings), decodable(settings.encoding)
+def _csv_lines(stream: BinaryIO, encoding: Encoding, settings: CorpusSettings) -> Iterator[str]:
+    limit, codec = _limit(settings), decodable(encoding)
     for number, line in enumerate(iter(lambda: stream.readline(limit + 1), b"")):
         if len(line) > limit:
             raise BrokenRecord("too_long", f"a line of more than {limit} bytes; raise corpus.longest_document")
-        text = line.decode(encoding, errors="surrogateescape")
+        text = line.decode(codec, errors="surrogateescape")
         yield text.removeprefix("\ufeff") if number == 0 else text
 
 
@@ -102,10 +108,10 @@ def decodable(encoding: Encoding) -> str:
     return "utf-8" if encoding == "auto" else encoding
 
 
-def _json_values(file: SourceFile, settings: CorpusSettings) -> Iterator[object]:
+def _json_values(file: SourceFile, encoding: Encoding, settings: CorpusSettings) -> Iterator[object]:
     """The elements of a JSON array, or, without one, JSON values one after another. Holds about one at a time."""
     with open_bytes(file) as raw:
-        text = _JsonText(io.TextIOWrapper(raw, decodable(settings.encoding), newline=""))
+        text = _JsonText(io.TextIOWrapper(raw, decodable(encoding), newline=""))
         try:
             in_array = text.take("[")
             closed = in_array and text.take("]")
@@ -113,14 +119,16 @@ def _json_values(file: SourceFile, settings: CorpusSettings) -> Iterator[object]
                 yield text.value(_limit(settings))
                 if in_array and not text.take(","):
                     closed = text.take("]")
-                    if not closed:
+                    if not closed and not text.at_end():
                         raise BrokenRecord("json", "no comma or bracket after an element; mend the file")
             if in_array and not closed:
                 raise BrokenRecord("json", "the file ends inside the array; fetch it again")
             if not text.at_end():
                 raise BrokenRecord("json", "text after the end of the array; delete it")
         except UnicodeDecodeError as error:
-            raise BrokenRecord("encoding", f"not {settings.encoding} ({error.reason}); convert the file") from error
+            raise BrokenRecord(
+                "encoding", f"not {encoding.upper()} ({error.reason}); set corpus.encoding, or convert the file"
+            ) from error
 
 
 class _JsonText:
@@ -128,9 +136,10 @@ class _JsonText:
 
     def __init__(self, stream: io.TextIOBase) -> None:
         self._stream = stream
-        self._text = stream.read(READ_CHARACTERS).removeprefix("\ufeff")
+        beginning = stream.read(READ_CHARACTERS)
+        self._text = beginning.removeprefix("\ufeff")
         self._at = 0
-        self._ended = not self._text
+        self._ended = not beginning
 
     def _read_on(self) -> None:
         """Leave behind what was used, and at least double what is held."""
@@ -187,7 +196,7 @@ def _seekable(file: SourceFile) -> BinaryIO:
     return cast(BinaryIO, copy)
 
 
-def _parquet_rows(file: SourceFile, settings: CorpusSettings) -> Iterator[object]:
+def _parquet_rows(file: SourceFile, _: Encoding, settings: CorpusSettings) -> Iterator[object]:
     with _seekable(file) as stream:
         parquet = pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
         column = _column(parquet.schema_arrow, settings.text_field)
@@ -195,7 +204,7 @@ def _parquet_rows(file: SourceFile, settings: CorpusSettings) -> Iterator[object
             yield from _rows_of(batch, column)
 
 
-def _arrow_rows(file: SourceFile, settings: CorpusSettings) -> Iterator[object]:
+def _arrow_rows(file: SourceFile, _: Encoding, settings: CorpusSettings) -> Iterator[object]:
     """Rows of an Arrow file or stream. Batches of a plain local file are mapped, not read."""
     with pa.memory_map(file.name) if file.is_local and file.compression == "none" else _seekable(file) as stream:
         is_file = stream.read(6) == b"ARROW1"

@@ -58,7 +58,8 @@ def write_shards(
                 )
                 for file, source in zip(files, manifest.sources, strict=True)
             ]
-            chunks = chunks_of(files, corpus, build.position)
+            encodings = [source.encoding for source in manifest.sources]
+            chunks = chunks_of(files, encodings, corpus, build.position)
             for chunk, encoded in _encoded_in_order(chunks, jobs, engine):
                 build.add(chunk, encoded)
         build.finish()
