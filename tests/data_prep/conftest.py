@@ -41,10 +41,10 @@ def review_lines() -> list[str]:
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory, review_lines: list[str]) -> Path:
-    """About 20 MB of JSON lines, none like another."""
+    """About 4 MB of JSON lines, none like another."""
     file = tmp_path_factory.mktemp("corpus") / "reviews.jsonl"
     with file.open("w") as stream:
-        for number in range(200_000):
+        for number in range(40_000):
             text = f"{review_lines[number % len(review_lines)]} {number}"
             stream.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
     return file
