@@ -15,6 +15,17 @@ class BadInput(Exception):
     """
 
 
+def require_options(command: str, **given: bool) -> None:
+    """Refuse a command line that lacks an option.
+
+    Raises:
+        BadInput: names the options that are not `given`.
+    """
+    missing = [f"--{name}" for name, is_given in given.items() if not is_given]
+    if missing:
+        raise BadInput(f"{' and '.join(missing)} missing; see `malmoi {command} --help`")
+
+
 def nearest_name_hint(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known name closest to `name`, or nothing where none is close."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

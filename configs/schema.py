@@ -11,6 +11,7 @@ OnError = Literal["stop", "skip"]
 UnicodeForm = Literal["NFC", "none"]
 SharedFilesystem = Literal["auto", "true", "false"]
 Engine = Literal["local", "dask", "slurm"]
+Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -141,6 +142,8 @@ class TrainSettings:
     """Passes over the training shards, where `steps` is none."""
     learning_rate: float = 6e-4
     """Peak learning rate."""
+    schedule: Schedule = "cosine"
+    """Shape of the learning rate from its peak to its end."""
     final_learning_rate: float = 0.1
     """Learning rate at the last step, as a share of the peak."""
     warmup_steps: int = 0
@@ -181,6 +184,10 @@ class SamplingSettings:
     """Samples a prompt."""
     max_new_tokens: int = 100
     """Most tokens added to the prompt."""
+    max_length: int | None = None
+    """Most tokens in all, prompt included; where set, it counts instead of max_new_tokens."""
+    min_new_tokens: int = 0
+    """Fewest tokens added before the text may end."""
     do_sample: bool = True
     """Draw tokens by their probability; false: always the likeliest."""
     temperature: float = 1.0
@@ -189,10 +196,16 @@ class SamplingSettings:
     """Draw from the k likeliest tokens only; 0: all."""
     top_p: float = 1.0
     """Draw from the likeliest tokens that hold this share of probability."""
+    min_p: float = 0.0
+    """Drop tokens less likely than this share of the likeliest one; 0: none."""
     repetition_penalty: float = 1.0
     """Above 1, tokens already in the text become less likely."""
+    no_repeat_ngram_size: int = 0
+    """No run of this many tokens comes twice; 0: no such rule."""
     num_beams: int = 1
     """Beams of a beam search; 1: none."""
+    length_penalty: float = 1.0
+    """With beams, above 0 longer texts are preferred, below 0 shorter ones."""
     seed: int = 42
     """Seed set before each prompt, so that a prompt's samples do not depend on the others."""
 

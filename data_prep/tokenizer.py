@@ -43,20 +43,23 @@ def is_hangul_syllable(character: str) -> bool:
 def sample_by_hash(documents: Iterable[str], most_bytes: int) -> list[str]:
     """The documents of smallest hash that together hold at most `most_bytes` bytes of UTF-8, in reading order.
 
-    The choice depends on the texts alone, needs one pass, and holds no more than `most_bytes` in memory.
-    A single document above the limit is cut to it.
+    The choice depends on the texts alone and not on their order, needs one pass, and holds no more than
+    `most_bytes` in memory. A single document above the limit is cut to it.
     """
     kept: list[tuple[int, int, str]] = []
-    held = 0
+    held, cutoff = 0, 2**64
     for position, text in enumerate(documents):
         encoded = text.encode()
         if len(encoded) > most_bytes:
             text = encoded[:most_bytes].decode(errors="ignore")
             encoded = text.encode()
         rank = int.from_bytes(blake2b(encoded, digest_size=8).digest(), "big")
+        if rank >= cutoff:
+            continue
         heapq.heappush(kept, (-rank, position, text))
         held += len(encoded)
-        while held > most_bytes:
+        while kept and (held > most_bytes or -kept[0][0] == cutoff):
+            cutoff = -kept[0][0]
             held -= len(heapq.heappop(kept)[2].encode())
     return [text for _, _, text in sorted(kept, key=lambda entry: entry[1])]
 

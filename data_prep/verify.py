@@ -8,7 +8,7 @@ import numpy as np
 
 from configs.errors import BadInput
 from data_prep.encode import tokenizer_checksum
-from data_prep.manifest import MANIFEST_FILE, Manifest, Split, file_checksum, read_manifest
+from data_prep.manifest import MANIFEST_FILE, FileRecord, Manifest, Split, file_checksum, read_manifest, shard_folder
 from data_prep.shards import Shard, open_shard
 
 Kind = Literal["manifest", "missing", "size", "checksum", "index", "counts", "unknown", "tokenizer"]
@@ -45,6 +45,20 @@ def verify_shards(folder: Path, checksums: bool = True, tokenizer: Path | None =
     return tuple(findings)
 
 
+def shard_faults(path: Path, tokenizer: Path | None = None) -> list[str]:
+    """What is wrong with a shard folder, a line each; empty where it is whole. Every byte is read.
+
+    Raises:
+        BadInput: there is no shard folder at `path`.
+    """
+    return [finding.message for finding in verify_shards(shard_folder(path), checksums=True, tokenizer=tokenizer)]
+
+
+def file_faults(folder: Path, records: tuple[FileRecord, ...]) -> list[str]:
+    """What is wrong with the files of any folder that kept records of them, a line each."""
+    return [finding.message for finding in _recorded_files(folder, records, checksums=True)]
+
+
 def require_whole(folder: Path, manifest: Manifest, checksums: bool) -> None:
     """See that every file of the manifest is there with its size, and its checksum where asked for.
 
@@ -56,21 +70,26 @@ def require_whole(folder: Path, manifest: Manifest, checksums: bool) -> None:
 
 
 def _files(folder: Path, manifest: Manifest, checksums: bool) -> list[Finding]:
-    findings = []
-    for record in manifest.files:
-        file = folder / record.name
-        if not file.is_file():
-            findings.append(Finding("missing", file, f"{file}: missing; delete the folder and prepare again"))
-        elif (size := file.stat().st_size) != record.bytes:
-            message = f"{file}: {size} bytes, the manifest tells of {record.bytes}; delete the folder and prepare again"
-            findings.append(Finding("size", file, message))
-        elif checksums and file_checksum(file) != record.blake2b:
-            message = f"{file}: its content changed since it was written; delete the folder and prepare again"
-            findings.append(Finding("checksum", file, message))
+    findings = _recorded_files(folder, manifest.files, checksums)
     known = {record.name for record in manifest.files} | {MANIFEST_FILE}
     for file in sorted(folder.iterdir()):
-        if file.suffix in (".bin", ".idx") and file.name not in known:
+        if file.name not in known:
             findings.append(Finding("unknown", file, f"{file}: not in the manifest; delete it or prepare again"))
+    return findings
+
+
+def _recorded_files(folder: Path, records: tuple[FileRecord, ...], checksums: bool) -> list[Finding]:
+    findings = []
+    for record in records:
+        file = folder / record.name
+        if not file.is_file():
+            findings.append(Finding("missing", file, f"{file}: missing; delete the folder and make it again"))
+        elif (size := file.stat().st_size) != record.bytes:
+            message = f"{file}: {size} bytes, the manifest tells of {record.bytes}; delete the folder and make it again"
+            findings.append(Finding("size", file, message))
+        elif checksums and file_checksum(file) != record.blake2b:
+            message = f"{file}: its content changed since it was written; delete the folder and make it again"
+            findings.append(Finding("checksum", file, message))
     return findings
 
 

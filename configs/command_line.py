@@ -1,0 +1,164 @@
+"""From a command line and YAML to frozen settings; anything unknown is named with its nearest neighbour."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from configs.errors import BadInput, nearest_name_hint
+
+PRESETS = Path(__file__).parent
+Settings = TypeVar("Settings")
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def preset_names() -> list[str]:
+    """Names that `--config` takes besides a path."""
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+
+
+def config_path(name: str) -> Path:
+    """The YAML file at the path `name`, or the preset of that name; `configs/NAME.yaml` names a preset anywhere.
+
+    Raises:
+        BadInput: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if name.removeprefix("configs/").removesuffix(".yaml") in preset_names():
+        return PRESETS / f"{path.stem}.yaml"
+    hint = nearest_name_hint(path.stem, preset_names())
+    raise BadInput(f"{name}: no such file, and no preset of that name{hint} Presets: {', '.join(preset_names())}")
+
+
+def setting_names(kind: type, prefix: str = "") -> list[str]:
+    """Dotted names of all settings of a dataclass, groups included."""
+    names = []
+    hints = get_type_hints(kind)
+    for entry in fields(kind):
+        names.append(prefix + entry.name)
+        if is_dataclass(hints[entry.name]):
+            names += setting_names(hints[entry.name], f"{prefix}{entry.name}.")
+    return names
+
+
+def _checked_yaml(file: Path, known: Sequence[str]) -> None:
+    """Name the first key of `file` that is no setting, with its line."""
+    try:
+        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise BadInput(f"{file}:{line}: no valid YAML ({error.problem}); mend the line") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file}: no valid YAML in UTF-8 ({error})".replace("\n", " ")) from error
+    except OSError as error:
+        raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
+    if root is None:
+        return
+    if not isinstance(root, yaml.MappingNode):
+        raise BadInput(f"{file}:1: no settings: write `name: value` lines")
+    _check_keys(file, root, known, "")
+
+
+def _check_keys(file: Path, mapping: yaml.MappingNode, known: Sequence[str], prefix: str) -> None:
+    for key, value in mapping.value:
+        name = f"{prefix}{key.value}"
+        if name not in known:
+            hint = nearest_name_hint(name, known)
+            raise BadInput(f"{file}:{key.start_mark.line + 1}: unknown setting '{name}'{hint}")
+        if isinstance(value, yaml.MappingNode):
+            _check_keys(file, value, known, f"{name}.")
+
+
+def parse_settings(
+    kind: type[Settings],
+    argv: Sequence[str],
+    prog: str,
+    description: str,
+    lists: Sequence[str] = (),
+    positional: str | None = None,
+) -> Settings:
+    """Parse `argv` into the dataclass `kind`: `--config FILE_OR_PRESET`, then `--dotted.name VALUE` over it.
+
+    Args:
+        lists: names that take several values in a row, as in `--input a b c`.
+        positional: the name of the setting that a first bare word stands for.
+
+    Raises:
+        BadInput: a setting is unknown, or a value is not of its type.
+    """
+    known = setting_names(kind)
+    switches = [name for name, hint in get_type_hints(kind).items() if hint is bool]
+    if positional is not None and argv and not argv[0].startswith("-"):
+        argv = [f"--{positional}", *argv]
+    argv = _expanded(argv, known, lists, switches)
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file, or the name of a preset")
+    parser.add_class_arguments(kind)
+    try:
+        parsed: Namespace = parser.parse_args(argv)
+    except (argparse.ArgumentError, ValueError, TypeError) as error:
+        raise BadInput(_one_line(error)) from error
+    parsed.pop("config", None)
+    made = parser.instantiate(parsed)
+    return kind(**{name: made[name] for name in known if "." not in name})
+
+
+def _expanded(argv: Sequence[str], known: Sequence[str], lists: Sequence[str], switches: Sequence[str]) -> list[str]:
+    """`argv` with presets as paths, several values as a list, bare switches as true, and every flag known."""
+    out: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.partition("=")
+        name = flag.removeprefix("--")
+        if not flag.startswith("--"):
+            out.append(word)
+            continue
+        if name == "config":
+            if not equals:
+                if not words:
+                    raise BadInput("--config needs a file or the name of a preset")
+                value = words.pop(0)
+            path = config_path(value)
+            _checked_yaml(path, known)
+            out += ["--config", str(path)]
+        elif name in lists:
+            values = [value] if equals else []
+            while words and not words[0].startswith("--"):
+                values.append(words.pop(0))
+            out += [
+                flag,
+                yaml.safe_dump(values, default_flow_style=True, allow_unicode=True, width=sys.maxsize).strip(),
+            ]
+        elif name in switches and not equals and (not words or words[0].lower() not in ("true", "false")):
+            out += [flag, "true"]
+        elif name in known or name in ("help", "print_config"):
+            out.append(word)
+        else:
+            raise BadInput(f"unknown setting '{flag}'{nearest_name_hint(flag, [f'--{n}' for n in known])}")
+    return out
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{text}; see --help"
+
+
+def settings_as_yaml(settings: Any) -> str:
+    """Settings as the YAML that `--config` reads."""
+    plain: dict[str, Any] = asdict(settings)
+    return yaml.safe_dump(_listed(plain), sort_keys=False, allow_unicode=True)
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value

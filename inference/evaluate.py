@@ -1,0 +1,111 @@
+"""`malmoi evaluate`: a model folder scored on the held-out part of shards, or on text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from configs.commands import EvaluateOptions
+from configs.errors import BadInput
+from configs.schema import CorpusSettings
+from data_prep.build import open_split
+from data_prep.corpus import corpus_files, read_documents
+from data_prep.manifest import MANIFEST_FILE, file_checksum, read_manifest, shard_folder
+from data_prep.tokenizer import TOKENIZER_FILE, encode_documents, load_tokenizer
+from inference.generate import load_model
+from inference.score import Score, Tokens, Windows, nats_of_windows, score_of
+
+
+@dataclass(frozen=True)
+class TokenArray:
+    """Tokens in memory, read like a `TokenStream`."""
+
+    tokens: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def read_into(self, start: int, out: NDArray[np.int64]) -> None:
+        """Fill `out` with the tokens from `start` on."""
+        out[:] = self.tokens[start : start + len(out)]
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """A stream to score and the bytes of text behind it."""
+
+    stream: Tokens
+    text_bytes: int
+
+
+def evaluate_model(options: EvaluateOptions) -> Score:
+    """The score of `options.model` on `options.data`.
+
+    Raises:
+        BadInput: model, data or tokenizer are not usable, or do not fit each other.
+    """
+    loaded = load_model(Path(options.model))
+    data = Path(options.data)
+    text = _held_out_shards(data, Path(options.model)) if _holds_shards(data) else _tokenized_text(options)
+    stride = loaded.context if options.stride is None else options.stride
+    if not 1 <= stride <= loaded.context:
+        raise BadInput(f"--stride {stride}: choose 1 to the model's context of {loaded.context}")
+    if options.batch < 1:
+        raise BadInput(f"--batch {options.batch}: choose 1 or more")
+    windows = Windows(len(text.stream), loaded.context, stride)
+    with torch.no_grad():
+        measured = nats_of_windows(
+            lambda ids: loaded.model(input_ids=ids, use_cache=False).logits,
+            text.stream,
+            windows,
+            range(len(windows)),
+            options.batch,
+            loaded.model.config.vocab_size,
+            loaded.model.device,
+        )
+    return score_of(measured, len(text.stream), text.text_bytes)
+
+
+def _holds_shards(path: Path) -> bool:
+    return path.is_dir() and any([(path / MANIFEST_FILE).is_file(), *path.glob(f"*/{MANIFEST_FILE}")])
+
+
+def _held_out_shards(path: Path, model: Path) -> ScoredText:
+    folder = shard_folder(path)
+    manifest = read_manifest(folder)
+    tokenizer = model / TOKENIZER_FILE
+    if not tokenizer.is_file() or file_checksum(tokenizer) != manifest.tokenizer:
+        raise BadInput(f"{folder}: made with another tokenizer than {model}; score the model on text instead")
+    if manifest.held_out.counts.tokens < 2:
+        raise BadInput(f"{folder}: holds no held-out documents; prepare with a larger data.held_out, or score text")
+    return ScoredText(open_split(folder, "held_out"), manifest.held_out.counts.bytes)
+
+
+def _tokenized_text(options: EvaluateOptions) -> ScoredText:
+    settings = CorpusSettings(input=(options.data,), text_field=options.text_field, document=options.document)
+    tokenizer = load_tokenizer(Path(options.model))
+    ids: list[NDArray[np.int32]] = []
+    text_bytes = 0
+    for document in read_documents(corpus_files(settings), settings):
+        text_bytes += len(document.text.encode())
+        ids += [np.array(document_ids, np.int32) for document_ids in encode_documents(tokenizer, [document.text])]
+    if not ids:
+        raise BadInput(f"{options.data}: holds no text to score")
+    return ScoredText(TokenArray(np.concatenate(ids)), text_bytes)
+
+
+def print_score(options: EvaluateOptions, score: Score) -> None:
+    """Show the score as a table."""
+    table = Table("loss", "perplexity", "bits per byte", "tokens", "bytes", title=f"{options.model} on {options.data}")
+    table.add_row(
+        f"{score.loss:.4f}",
+        f"{score.perplexity:,.2f}",
+        f"{score.bits_per_byte:.4f}",
+        f"{score.tokens:,}",
+        f"{score.bytes:,}",
+    )
+    Console().print(table)

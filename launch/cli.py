@@ -1,0 +1,67 @@
+"""The `malmoi` command: finds the subcommand and imports only what it needs."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from configs.errors import EXIT_BAD_INPUT, BadInput, nearest_name_hint
+
+HELP_FLAGS = ("-h", "--help")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand, by name only, so that `malmoi --help` imports none of them."""
+
+    summary: str
+    module: str
+    function: str = "main"
+
+
+COMMANDS = {
+    "tokenizer": Command("train a tokenizer on text", "launch.data_commands", "tokenizer"),
+    "prepare": Command("turn text into memory-mapped token shards", "launch.data_commands", "prepare"),
+    "verify": Command("whether a shard folder, checkpoint or model is whole", "launch.data_commands", "verify"),
+    "inspect": Command("what a shard folder holds", "launch.data_commands", "inspect"),
+    "train": Command("train a model, from whatever is there already", "launch.model_commands", "train"),
+    "generate": Command("draw text from a model", "launch.model_commands", "generate"),
+    "evaluate": Command("loss, perplexity and bits per byte of a model", "launch.model_commands", "evaluate"),
+    "report": Command("write RUN/report.html", "launch.report", "main"),
+    "doctor": Command("what this machine can do, and what to install if it cannot", "launch.doctor", "main"),
+}
+
+
+def usage() -> str:
+    """The text of `malmoi --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return (
+        "usage: malmoi COMMAND [--config FILE_OR_PRESET] [--setting VALUE ...]\n\n"
+        "Trains a Korean GPT-2 from raw text.\n\ncommands:\n" + "\n".join(lines) + "\n\n"
+        "`malmoi COMMAND --help` lists the settings of one. `malmoi train --config demo` is a good start."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; bad input is one line on stderr and exit code 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in HELP_FLAGS:
+        print(usage(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else EXIT_BAD_INPUT
+    name, rest = words[0], words[1:]
+    try:
+        if name not in COMMANDS:
+            raise BadInput(f"no command '{name}'{nearest_name_hint(name, COMMANDS)} See `malmoi --help`")
+        command = COMMANDS[name]
+        code = getattr(importlib.import_module(command.module), command.function)(rest)
+        sys.stdout.flush()
+    except BadInput as error:
+        print(f"malmoi {name}: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`): what is left must not be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return int(code)

@@ -1,0 +1,80 @@
+"""`malmoi tokenizer`, `prepare`, `verify` and `inspect`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.command_line import parse_settings
+from configs.commands import InspectOptions, PrepareOptions, TokenizerOptions, VerifyOptions
+from configs.errors import EXIT_DONE, BadInput, require_options
+from configs.schema import CorpusSettings, DataSettings, RunSettings, TokenizerSettings
+
+
+def tokenizer(argv: Sequence[str]) -> int:
+    """Train a tokenizer into a folder that is not there yet."""
+    options = parse_settings(TokenizerOptions, argv, "malmoi tokenizer", "Train a tokenizer on text.", lists=("input",))
+    require_options("tokenizer", input=bool(options.input), out=bool(options.out))
+    from data_prep.build import prepare_tokenizer
+    from data_prep.tokenizer import TOKENIZER_FILE
+
+    out = Path(options.out)
+    if (out / TOKENIZER_FILE).exists():
+        raise BadInput(f"{out}: holds a tokenizer already; delete it, or choose another --out")
+    corpus = CorpusSettings(input=options.input, text_field=options.text_field, document=options.document)
+    settings = TokenizerSettings(
+        vocab_size=options.vocab_size,
+        sample_bytes=options.sample_bytes,
+        min_character_count=options.min_character_count,
+    )
+    print(prepare_tokenizer(corpus, settings, out, show_progress=sys.stderr.isatty()))
+    return EXIT_DONE
+
+
+def prepare(argv: Sequence[str]) -> int:
+    """Turn text into shards, by a run's settings or by options alone; prints the shard folder."""
+    from train.run_folder import prepare_run
+
+    if any(word == "--config" or word.startswith("--config=") for word in argv):
+        run = parse_settings(RunSettings, argv, "malmoi prepare", "Build a run's tokenizer and shards.")
+        print(prepare_run(run).shards)
+        return EXIT_DONE
+    options = parse_settings(PrepareOptions, argv, "malmoi prepare", "Turn text into token shards.", lists=("input",))
+    require_options("prepare", input=bool(options.input), tokenizer=bool(options.tokenizer), out=bool(options.out))
+    from data_prep.build import prepare_shards
+
+    corpus = CorpusSettings(input=options.input, text_field=options.text_field, document=options.document)
+    data = DataSettings(held_out=options.held_out, shard_tokens=options.shard_tokens)
+    print(prepare_shards(corpus, data, Path(options.tokenizer), Path(options.out)))
+    return EXIT_DONE
+
+
+def verify(argv: Sequence[str]) -> int:
+    """Say whether a folder is whole; every fault is a line on stderr."""
+    options = parse_settings(VerifyOptions, argv, "malmoi verify", "Whether a folder is whole.", positional="path")
+    require_options("verify", path=bool(options.path))
+    from launch.verify import folder_faults
+
+    checked, faults = folder_faults(Path(options.path))
+    if not faults:
+        print(f"{options.path}: {checked}, whole")
+        return EXIT_DONE
+    for fault in faults[:-1]:
+        print(f"malmoi verify: {fault}", file=sys.stderr)
+    raise BadInput(faults[-1])
+
+
+def inspect(argv: Sequence[str]) -> int:
+    """Show what a shard folder holds, or one document of it."""
+    options = parse_settings(InspectOptions, argv, "malmoi inspect", "What shards hold.", positional="path")
+    require_options("inspect", path=bool(options.path))
+    from rich.console import Console
+
+    from data_prep.inspection import decoded_document, inspect_shards, print_inspection, tokenizer_near
+
+    inspection = inspect_shards(Path(options.path))
+    words = tokenizer_near(inspection.folder, options.tokenizer)
+    if options.document is not None:
+        print(decoded_document(inspection, options.document, words))
+    else:
+        print_inspection(inspection, words, Console())
+    return EXIT_DONE

@@ -1,0 +1,54 @@
+"""`malmoi train`, `generate` and `evaluate`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.command_line import parse_settings
+from configs.commands import EvaluateOptions, GenerateOptions
+from configs.errors import EXIT_DONE, require_options
+from configs.schema import RunSettings
+
+
+def train(argv: Sequence[str]) -> int:
+    """Build what is missing, then train, or go on training."""
+    from train.run import run
+
+    return run(parse_settings(RunSettings, argv, "malmoi train", "Train a model from text, or go on training it."))
+
+
+def generate(argv: Sequence[str]) -> int:
+    """Draw text from a model folder."""
+    options = parse_settings(GenerateOptions, argv, "malmoi generate", "Draw text from a model folder.")
+    require_options("generate", model=bool(options.model))
+    from rich.console import Console
+
+    from inference.generate import generate as draw
+    from inference.generate import load_model, print_samples, read_prompts, samples_as_json
+
+    prompts = [options.prompt] if options.prompts_file is None else read_prompts(Path(options.prompts_file))
+    loaded = load_model(Path(options.model))
+    console = Console()
+    live = console if console.is_terminal and not options.json else None
+    results = []
+    for result in draw(loaded, prompts, options, live):
+        results.append(result)
+        if not options.json:
+            print_samples(console, result)
+    if options.json:
+        print(samples_as_json(results))
+    return EXIT_DONE
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Score a model on held-out shards or on text."""
+    options = parse_settings(EvaluateOptions, argv, "malmoi evaluate", "Loss, perplexity and bits per byte of a model.")
+    require_options("evaluate", model=bool(options.model), data=bool(options.data))
+    from inference.evaluate import evaluate_model, print_score
+
+    score = evaluate_model(options)
+    if options.json:
+        print(json.dumps(score.as_dict()))
+    else:
+        print_score(options, score)
+    return EXIT_DONE

@@ -1,0 +1,78 @@
+"""Real parts that many tests share: a small corpus, and one tiny run trained on it."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs.schema import (
+    CorpusSettings,
+    DataSettings,
+    ModelSettings,
+    RunSettings,
+    SamplingSettings,
+    TokenizerSettings,
+    TrainSettings,
+)
+
+DEMO_TEXT = Path(__file__).parent.parent / "data_prep" / "demo_text"
+
+
+def demo_texts(name: str, count: int) -> list[str]:
+    """The first texts of one of the demo's files."""
+    with gzip.open(DEMO_TEXT / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+        return [json.loads(line)["text"] for _, line in zip(range(count), file, strict=False)]
+
+
+@pytest.fixture(scope="session")
+def korean_texts() -> list[str]:
+    """About 130 KB of Korean: films' reviews and paragraphs."""
+    return [text[:600] for text in demo_texts("film_reviews", 60)] + demo_texts("encyclopaedia", 150)
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory, korean_texts: list[str]) -> Path:
+    """`korean_texts` as JSON lines."""
+    file = tmp_path_factory.mktemp("corpus") / "korean.jsonl"
+    file.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in korean_texts))
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> RunSettings:
+    """Settings of a run that takes seconds. Every test that trains shares its tokenizer and shards."""
+    shared = tmp_path_factory.mktemp("shared")
+    settings = RunSettings(
+        run=str(shared / "run"),
+        corpus=CorpusSettings(input=(str(corpus_file),)),
+        tokenizer=TokenizerSettings(vocab_size=2000),
+        data=DataSettings(cache=str(shared / "cache"), held_out=0.1),
+        model=ModelSettings(n_layer=2, n_head=2, n_embd=32, block_size=32),
+        train=TrainSettings(
+            global_batch=8,
+            micro_batch=4,
+            steps=20,
+            learning_rate=1e-2,
+            warmup_steps=4,
+            log_every=1,
+            evaluate_every=10,
+            save_every=10,
+            precision="fp32",
+        ),
+        sampling=SamplingSettings(max_new_tokens=8),
+    )
+    from data_prep.build import prepare_tokenizer
+
+    folder = prepare_tokenizer(settings.corpus, settings.tokenizer, shared / "tokenizer", show_progress=False)
+    return replace(settings, tokenizer=replace(settings.tokenizer, path=str(folder)))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_settings: RunSettings) -> Path:
+    """The folder of `tiny_settings`' run, trained to its end."""
+    from train.run import run
+
+    assert run(tiny_settings) == 0
+    return Path(tiny_settings.run)

@@ -1,0 +1,67 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from train.order import SampleOrder, permuted
+
+TRILLION = 10**12
+
+
+@given(count=st.integers(1, 5000), seed=st.integers(0, 2**32), epoch=st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+def test_each_epoch_visits_each_block_once(count: int, seed: int, epoch: int) -> None:
+    visited = permuted(np.arange(count, dtype=np.uint64), count, seed, epoch)
+    assert sorted(visited.tolist()) == list(range(count))
+
+
+def test_a_permutation_above_two_hundred_million_stays_exact() -> None:
+    count = 2**28 + 12345
+    indices = np.unique(np.random.default_rng(1).integers(0, count, 2_000_000)).astype(np.uint64)
+    visited = permuted(indices, count, 7, 3)
+    assert len(np.unique(visited)) == len(indices)
+    assert int(visited.max()) < count
+
+
+def test_a_trillion_samples_need_no_memory_and_do_not_collide() -> None:
+    indices = np.arange(TRILLION - 500_000, TRILLION, dtype=np.uint64)
+    visited = permuted(indices, TRILLION, 42, 0)
+    assert len(np.unique(visited)) == len(indices)
+    assert int(visited.max()) < TRILLION
+    assert abs(float(visited.astype(np.float64).mean()) / TRILLION - 0.5) < 0.005
+
+
+def test_epochs_and_seeds_differ_and_repeat_themselves() -> None:
+    indices = np.arange(1000, dtype=np.uint64)
+    first = permuted(indices, 1000, 42, 0)
+    assert (first == permuted(indices, 1000, 42, 0)).all()
+    assert (first != permuted(indices, 1000, 42, 1)).any()
+    assert (first != permuted(indices, 1000, 43, 0)).any()
+    assert abs(np.corrcoef(first.astype(float), indices.astype(float))[0, 1]) < 0.15
+
+
+@given(tokens=st.integers(0, 4000), block_size=st.integers(1, 64), seed=st.integers(0, 100))
+@settings(max_examples=200, deadline=None)
+def test_blocks_of_an_epoch_lie_side_by_side_inside_the_stream(tokens: int, block_size: int, seed: int) -> None:
+    order = SampleOrder(tokens, block_size, seed)
+    many = order.samples_per_epoch
+    assert (many == 0) == (tokens <= block_size)
+    if many == 0:
+        return
+    for epoch in (0, 1):
+        starts = np.sort(order.starts(epoch * many, many))
+        assert (np.diff(starts) == block_size).all()
+        assert starts[0] == order.phase(epoch)
+        assert starts[0] >= 0
+        assert starts[-1] + block_size + 1 <= tokens
+
+
+def test_block_borders_move_from_epoch_to_epoch() -> None:
+    order = SampleOrder(10_000, 128, 42)
+    assert len({order.phase(epoch) for epoch in range(20)}) > 10
+
+
+@given(first=st.integers(0, 500), count=st.integers(1, 200))
+@settings(max_examples=50, deadline=None)
+def test_any_slice_is_that_slice_of_the_whole(first: int, count: int) -> None:
+    order = SampleOrder(5_000, 50, 9)
+    assert (order.starts(first, count) == order.starts(0, 700)[first : first + count]).all()

@@ -1,0 +1,108 @@
+"""GPT-2 from scratch, its size, and the folder that it is exported to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+
+from configs.errors import BadInput
+from configs.schema import ModelSettings
+
+VOCABULARY_MULTIPLE = 64
+MODEL_RECORD = "files.json"
+"""Size and checksum of every other file of a model folder, for `malmoi verify`."""
+
+
+@dataclass(frozen=True)
+class SpecialTokenIds:
+    """Ids that the model's configuration names."""
+
+    bos: int
+    pad: int
+    eos: int
+    unk: int
+
+
+def padded_vocabulary(vocab_size: int) -> int:
+    """`vocab_size` rounded up to a multiple of 64, which matrix units like; the extra rows never leave training."""
+    return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+def gpt2_config(settings: ModelSettings, vocab_size: int, special: SpecialTokenIds) -> GPT2Config:
+    """The `transformers` configuration of `settings` with `vocab_size` embedding rows.
+
+    Raises:
+        BadInput: the shape is impossible.
+    """
+    if settings.n_embd % settings.n_head:
+        raise BadInput(f"model.n_head {settings.n_head} does not divide model.n_embd {settings.n_embd}")
+    return GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=settings.block_size,
+        n_embd=settings.n_embd,
+        n_layer=settings.n_layer,
+        n_head=settings.n_head,
+        resid_pdrop=settings.dropout,
+        embd_pdrop=settings.dropout,
+        attn_pdrop=settings.dropout,
+        bos_token_id=special.bos,
+        eos_token_id=special.eos,
+        use_cache=False,
+    )
+
+
+def new_model(settings: ModelSettings, vocab_size: int, special: SpecialTokenIds, seed: int) -> GPT2LMHeadModel:
+    """A model with GPT-2's random weights, the same for the same seed, its vocabulary padded."""
+    torch.manual_seed(seed)
+    return GPT2LMHeadModel(gpt2_config(settings, padded_vocabulary(vocab_size), special))
+
+
+def parameter_count(settings: ModelSettings, vocab_size: int) -> int:
+    """Trainable numbers of the exported model; the output matrix is the embedding and counts once."""
+    width = settings.n_embd
+    block = 12 * width * width + 13 * width
+    return (vocab_size + settings.block_size) * width + settings.n_layer * block + 2 * width
+
+
+def training_memory(settings: ModelSettings, vocab_size: int, micro_batch: int, half: bool) -> int:
+    """Bytes that one rank needs without sharding, an estimate.
+
+    Weights, gradients and AdamW's two moments are 16 bytes a parameter. Activations follow Korthikanti et al.,
+    "Reducing Activation Recomputation in Large Transformer Models" (2022), section 4, without the attention
+    matrix, which SDPA does not keep: 34 bytes a token, layer and channel in 16 bits. Logits are kept in their
+    own precision, in fp32, and as a gradient.
+    """
+    tokens = micro_batch * settings.block_size
+    scale = 1 if half else 2
+    activations = 34 * scale * tokens * settings.n_embd * settings.n_layer
+    logits = (2 * scale + 8) * tokens * padded_vocabulary(vocab_size)
+    return 16 * parameter_count(settings, vocab_size) + activations + logits
+
+
+def export_model(
+    state: dict[str, torch.Tensor], config: GPT2Config, vocab_size: int, special: SpecialTokenIds, folder: Path
+) -> None:
+    """Write `folder` so that `AutoModelForCausalLM.from_pretrained` loads it: fp32, without the padding rows.
+
+    Args:
+        state: a `GPT2LMHeadModel`'s state, vocabulary padded.
+    """
+    exported = GPT2Config(
+        **{**config.to_diff_dict(), "vocab_size": vocab_size, "use_cache": True, "pad_token_id": special.pad}
+    )
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(exported)
+    trimmed = {name: tensor.detach().float().cpu() for name, tensor in state.items() if name != "lm_head.weight"}
+    embedding = "transformer.wte.weight"
+    trimmed[embedding] = trimmed[embedding][:vocab_size].clone()
+    trimmed["lm_head.weight"] = trimmed[embedding]
+    model.load_state_dict(trimmed, assign=True)
+    model.tie_weights()
+    model.generation_config = GenerationConfig(
+        bos_token_id=special.bos,
+        eos_token_id=special.eos,
+        pad_token_id=special.pad,
+        suppress_tokens=[special.pad, special.unk],
+    )
+    model.save_pretrained(folder)

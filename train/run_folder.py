@@ -1,0 +1,122 @@
+"""What lies in a run folder besides checkpoints, and what must be there before training begins."""
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.command_line import settings_as_yaml
+from configs.errors import BadInput
+from configs.schema import RunSettings
+from data_prep.build import prepare_shards, prepare_tokenizer
+from data_prep.manifest import Manifest, read_manifest
+
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+RESULT_FILE = "result.json"
+TOKENIZER_FOLDER, SHARDS_FOLDER, MODEL_FOLDER = "tokenizer", "shards", "model"
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run whose tokenizer and shards are on disk."""
+
+    folder: Path
+    tokenizer: Path
+    shards: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves in `result.json`."""
+
+    settings: dict[str, Any]
+    steps: int
+    parameters: int
+    held_out_loss: float | None
+    bits_per_byte: float | None
+    prompt: str
+    samples: tuple[str, ...]
+
+
+def is_main_rank() -> bool:
+    """Whether this process is rank 0, as its launcher tells; true without a launcher."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def prepare_run(settings: RunSettings) -> PreparedRun:
+    """Build tokenizer and shards unless they are there. Any number of ranks may ask, before they know each other.
+
+    Raises:
+        BadInput: the corpus, the tokenizer or the run folder is not usable.
+    """
+    folder = Path(settings.run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be made ({error.strerror}); choose another --run") from error
+    _check_unchanged(folder, settings)
+    show = is_main_rank()
+    show_progress = show and sys.stderr.isatty()
+    tokenizer = prepare_tokenizer(settings.corpus, settings.tokenizer, folder / TOKENIZER_FOLDER, show_progress)
+    cache = Path(settings.data.cache) if settings.data.cache else folder / SHARDS_FOLDER
+    shards = prepare_shards(settings.corpus, settings.data, tokenizer, cache)
+    if show:
+        (folder / CONFIG_FILE).write_text(settings_as_yaml(settings))
+        (folder / ENVIRONMENT_FILE).write_text(json.dumps(environment(), indent=2) + "\n")
+    return PreparedRun(folder, tokenizer, shards, read_manifest(shards))
+
+
+def _check_unchanged(folder: Path, settings: RunSettings) -> None:
+    """Refuse to go on with a run whose tokenizer or model would be another one."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        return
+    before, now = yaml.safe_load(file.read_text()), yaml.safe_load(settings_as_yaml(settings))
+    changed = [
+        f"{group}.{name} was {before[group][name]} and is now {value}"
+        for group in ("tokenizer", "model")
+        for name, value in now[group].items()
+        if before.get(group, {}).get(name, value) != value
+    ]
+    if before.get("train", {}).get("seed", settings.train.seed) != settings.train.seed:
+        changed.append(f"train.seed was {before['train']['seed']} and is now {settings.train.seed}")
+    if changed:
+        raise BadInput(f"{folder}: holds another run: {'; '.join(changed)}; choose another --run or delete this one")
+
+
+def environment() -> dict[str, str | int | None]:
+    """Versions and machine, for whoever repeats the run."""
+    versions = {package: version(package) for package in PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+        **versions,
+    }
+
+
+def finished_result(folder: Path) -> RunResult | None:
+    """The result of a run that is complete, or none."""
+    file = folder / RESULT_FILE
+    if not file.is_file():
+        return None
+    record = json.loads(file.read_text())
+    return RunResult(**{**record, "samples": tuple(record["samples"])})
+
+
+def write_result(folder: Path, result: RunResult) -> None:
+    """Write `result.json`, which says that the run is complete."""
+    temporary = folder / f".{RESULT_FILE}.writing"
+    temporary.write_text(json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
+    temporary.replace(folder / RESULT_FILE)

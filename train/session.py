@@ -1,0 +1,115 @@
+"""From prepared shards to an exported model: sets up the ranks, runs the loop, writes what the run leaves."""
+
+import json
+import math
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.schema import RunSettings
+from data_prep.build import open_split
+from data_prep.manifest import file_record
+from data_prep.tokenizer import BOS, EOS, PAD, UNK, load_tokenizer, special_token_id
+from inference.generate import generate, load_model, quiet_transformers
+from train.blocks import open_samples
+from train.display import TrainingDisplay
+from train.loop import HeldOut, Outcome, Plan, Training, accumulation_steps
+from train.model import MODEL_RECORD, SpecialTokenIds, export_model, new_model, parameter_count, training_memory
+from train.parallel import precision_of, start_ranks
+from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, write_result
+from train.signals import StopRequest
+from train.throughput import flops_per_token, peak_flops
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+
+
+def train_session(settings: RunSettings, prepared: PreparedRun, console: Console) -> bool:
+    """Train to the last step, export and sample; false where a signal stopped it with a checkpoint saved.
+
+    Raises:
+        BadInput: settings do not fit each other, the shards, the launch, or an older checkpoint.
+    """
+    stop = StopRequest()
+    stop.listen()
+    quiet_transformers()
+    train = settings.train
+    tokenizer = load_tokenizer(prepared.tokenizer)
+    special = SpecialTokenIds(*(special_token_id(tokenizer, token) for token in (BOS, PAD, EOS, UNK)))
+    vocab_size = prepared.manifest.vocab_size
+    samples = open_samples(open_split(prepared.shards, "train"), settings.model.block_size, train.seed)
+    model = new_model(settings.model, vocab_size, special, train.seed)
+    accelerator = start_ranks(train.precision, prepared.folder)
+    precision = precision_of(accelerator)
+    counts = prepared.manifest.held_out.counts
+    plan = Plan(
+        run=prepared.folder,
+        train=train,
+        samples=samples,
+        held_out=HeldOut(open_split(prepared.shards, "held_out"), counts) if counts.tokens else None,
+        data_fingerprint=prepared.manifest.fingerprint,
+        vocab_size=vocab_size,
+        steps=train.steps or max(1, math.ceil(train.epochs * samples.order.samples_per_epoch / train.global_batch)),
+        flops_per_token=flops_per_token(settings.model, vocab_size),
+        peak_flops=peak_flops(accelerator.device, precision),
+    )
+    ranks = accelerator.num_processes
+    memory = training_memory(settings.model, vocab_size, train.micro_batch, half=precision != "fp32")
+    console.print(
+        f"{parameter_count(settings.model, vocab_size):,} parameters, {precision} on {ranks} x "
+        f"{accelerator.device.type}, about {memory / 2**30:.1f} GiB a rank"
+    )
+    epochs = plan.steps * train.global_batch / samples.order.samples_per_epoch
+    console.print(
+        f"{plan.steps:,} steps of {train.global_batch} x {settings.model.block_size} tokens "
+        f"({train.micro_batch} samples x {ranks} ranks x {accumulation_steps(train, ranks)} accumulated), "
+        f"{epochs:.2f} epochs of {len(samples.stream):,} tokens"
+    )
+    if plan.held_out is None:
+        console.print("no document is held out, so there will be no held-out loss; raise data.held_out for one")
+    accelerator.init_trackers("tensorboard")
+    with TrainingDisplay(accelerator.is_main_process) as display:
+        training = Training(plan, model, accelerator, display)
+        outcome = training.run(stop)
+    if outcome.stopped_by is None and accelerator.is_main_process:
+        _leave_result(settings, prepared, training, outcome, special)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return outcome.stopped_by is None
+
+
+def _leave_result(
+    settings: RunSettings, prepared: PreparedRun, training: Training, outcome: Outcome, special: SpecialTokenIds
+) -> None:
+    """Export the model folder, whole or not at all, draw the run's samples from it, and mark the run complete."""
+    final = prepared.folder / MODEL_FOLDER
+    temporary = prepared.folder / f".{MODEL_FOLDER}.writing"
+    shutil.rmtree(temporary, ignore_errors=True)
+    bare = training.bare_model
+    export_model(bare.state_dict(), bare.config, training.plan.vocab_size, special, temporary)
+    for name in TOKENIZER_FILES:
+        if (prepared.tokenizer / name).is_file():
+            shutil.copy(prepared.tokenizer / name, temporary / name)
+    records = [asdict(file_record(file)) for file in sorted(temporary.iterdir())]
+    (temporary / MODEL_RECORD).write_text(json.dumps(records, indent=2) + "\n")
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    score = outcome.score
+    write_result(
+        prepared.folder,
+        RunResult(
+            settings=json.loads(json.dumps(asdict(settings))),
+            steps=outcome.progress.step,
+            parameters=parameter_count(settings.model, training.plan.vocab_size),
+            held_out_loss=score.loss if score else None,
+            bits_per_byte=score.bits_per_byte if score else None,
+            prompt=settings.sampling.prompt,
+            samples=_samples(settings, final),
+        ),
+    )
+
+
+def _samples(settings: RunSettings, model: Path) -> tuple[str, ...]:
+    loaded = load_model(model)
+    return next(iter(generate(loaded, [settings.sampling.prompt], settings.sampling))).samples
