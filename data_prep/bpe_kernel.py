@@ -38,6 +38,9 @@ MEMO_HEADER = 8  # its place among the entry's 16 numbers of 32 bits
 # Tokens of a word above which a heap finds the next merge: below it, looking at every pair is quicker.
 HEAP_ABOVE = 96
 
+# Words that are cut before the memo is asked about them.
+WORDS_AT_ONCE = 64
+
 NO_MERGE = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _MULTIPLIER = np.uint64(0x9E37_79B9_7F4A_7C15)
 _LOW_32 = np.uint64(0xFFFF_FFFF)
@@ -356,6 +359,51 @@ def _packed(units: NDArray[np.uint16], start: int, end: int) -> np.uint64:
     return packed
 
 
+@_inner
+def _cut(
+    units: NDArray[np.uint16],
+    at: int,
+    end: int,
+    kinds: NDArray[np.uint8],
+    slots: int,
+    starts: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    places: NDArray[np.int64],
+) -> int:
+    """Cut the next words of a document, as many as there is room for; give how many.
+
+    Args:
+        starts: (words + 1,), written: where each word begins, and where the last one ends.
+        keys: (words, 4), written: the word itself where it has at most `MEMO_UNITS` units, as in `Memo`.
+        places: (words,), written: the first entry of the memo that may hold it.
+    """
+    mask = np.uint64(slots - 1)
+    count = 0
+    starts[0] = at
+    while at < end and count < len(places):
+        start = at
+        at = _end_of_word(units, start, end, kinds)
+        length = at - start
+        word_0 = word_1 = word_2 = word_3 = _ZERO
+        if length <= MEMO_UNITS:
+            word_0 = _packed(units, start, at)
+            if length > 4:
+                word_1 = _packed(units, start + 4, at)
+                if length > 8:
+                    word_2 = _packed(units, start + 8, at)
+                    word_3 = _packed(units, start + 12, at)
+        mixed = (word_0 ^ (word_1 * _MULTIPLIER)) * _MULTIPLIER
+        mixed = (mixed ^ (mixed >> _32) ^ word_2 ^ (word_3 * _MULTIPLIER)) * _MULTIPLIER
+        places[count] = np.int64((mixed ^ (mixed >> _32)) & mask)
+        keys[count, 0] = word_0
+        keys[count, 1] = word_1
+        keys[count, 2] = word_2
+        keys[count, 3] = word_3
+        count += 1
+        starts[count] = at
+    return count
+
+
 @_entry
 def encode_documents(
     units: NDArray[np.uint16],
@@ -379,7 +427,11 @@ def encode_documents(
         lengths: (documents,), written: tokens of each document, `bos` and `eos` among them.
     """
     best = np.empty(max(heap_above, 1), np.uint64)
-    slots = np.uint64(memo.words.shape[0] - 1)
+    starts = np.empty(WORDS_AT_ONCE + 1, np.int64)
+    keys = np.empty((WORDS_AT_ONCE, 4), np.uint64)
+    places = np.empty(WORDS_AT_ONCE, np.int64)
+    slots = memo.words.shape[0]
+    touched = 0
     written = 0
     at = 0
     for document in range(len(ends)):
@@ -388,57 +440,51 @@ def encode_documents(
         written += 1
         end = ends[document]
         while at < end:
-            start = at
-            at = _end_of_word(units, start, end, tables.kinds)
-            length = at - start
-            slot = 0
-            word_0 = word_1 = word_2 = word_3 = _ZERO
-            if length <= MEMO_UNITS:
-                word_0 = _packed(units, start, at)
-                if length > 4:
-                    word_1 = _packed(units, start + 4, at)
-                    if length > 8:
-                        word_2 = _packed(units, start + 8, at)
-                        word_3 = _packed(units, start + 12, at)
-                mixed = (word_0 ^ (word_1 * _MULTIPLIER)) * _MULTIPLIER
-                mixed = (mixed ^ (mixed >> _32) ^ word_2 ^ (word_3 * _MULTIPLIER)) * _MULTIPLIER
-                slot = np.int64((mixed ^ (mixed >> _32)) & slots)
-                held = -1
-                for candidate in (slot, slot ^ 1):
-                    if (
-                        memo.words[candidate, 0] == word_0
-                        and memo.tokens[candidate, MEMO_HEADER] & 0xFF == length
-                        and memo.words[candidate, 1] == word_1
-                        and memo.words[candidate, 2] == word_2
-                        and memo.words[candidate, 3] == word_3
-                    ):
-                        held = candidate
-                        break
-                if held >= 0:
-                    count = np.int64(memo.tokens[held, MEMO_HEADER] >> 8)
+            words = _cut(units, at, end, tables.kinds, slots, starts, keys, places)
+            at = starts[words]
+            # The memo is larger than the caches. Loads that wait for nothing and that nothing waits for
+            # go to memory all at once; in the loop below each would wait for the guess before it.
+            for word in range(words):
+                touched ^= memo.tokens[places[word], MEMO_HEADER] ^ memo.tokens[places[word] ^ 1, MEMO_HEADER]
+            for word in range(words):
+                length = starts[word + 1] - starts[word]
+                slot = places[word]
+                if length <= MEMO_UNITS:
+                    held = -1
+                    for candidate in (slot, slot ^ 1):
+                        if (
+                            memo.words[candidate, 0] == keys[word, 0]
+                            and memo.words[candidate, 1] == keys[word, 1]
+                            and memo.words[candidate, 2] == keys[word, 2]
+                            and memo.words[candidate, 3] == keys[word, 3]
+                            and memo.tokens[candidate, MEMO_HEADER] & 0xFF == length
+                        ):
+                            held = candidate
+                            break
+                    if held >= 0:
+                        count = np.int64(memo.tokens[held, MEMO_HEADER] >> 8)
+                        for token in range(count):
+                            ids[written + token] = memo.tokens[held, MEMO_HEADER + 1 + token]
+                        written += count
+                        continue
+                last = _spell(units, starts[word], starts[word + 1], tables, ids, written)
+                tokens = ids[written:last]
+                if last - written > heap_above:
+                    count = _merge_by_heap(tokens, last - written, tables.merges)
+                else:
+                    count = _merge_by_looking(tokens, last - written, tables.merges, best)
+                if length <= MEMO_UNITS and count <= MEMO_TOKENS:
+                    # The newer word takes the first place of the two, the older one the second.
+                    for column in range(8):
+                        memo.words[slot ^ 1, column] = memo.words[slot, column]
+                    for column in range(4):
+                        memo.words[slot, column] = keys[word, column]
+                    memo.tokens[slot, MEMO_HEADER] = length | count << 8
                     for token in range(count):
-                        ids[written + token] = memo.tokens[held, MEMO_HEADER + 1 + token]
-                    written += count
-                    continue
-            last = _spell(units, start, at, tables, ids, written)
-            tokens = ids[written:last]
-            if last - written > heap_above:
-                count = _merge_by_heap(tokens, last - written, tables.merges)
-            else:
-                count = _merge_by_looking(tokens, last - written, tables.merges, best)
-            if length <= MEMO_UNITS and count <= MEMO_TOKENS:
-                # The newer word takes the first place of the two, the older one the second.
-                for column in range(8):
-                    memo.words[slot ^ 1, column] = memo.words[slot, column]
-                memo.words[slot, 0] = word_0
-                memo.words[slot, 1] = word_1
-                memo.words[slot, 2] = word_2
-                memo.words[slot, 3] = word_3
-                memo.tokens[slot, MEMO_HEADER] = length | count << 8
-                for token in range(count):
-                    memo.tokens[slot, MEMO_HEADER + 1 + token] = tokens[token]
-            written += count
+                        memo.tokens[slot, MEMO_HEADER + 1 + token] = tokens[token]
+                written += count
         ids[written] = eos
         written += 1
         lengths[document] = written - first
+    best[0] = touched  # or the compiler would leave out the loads
     return written
