@@ -8,20 +8,19 @@ All of it stands in one file because numba's cache notices a changed source by t
 is called, not by those of the functions that it calls.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar, cast
+from typing import NamedTuple, TypeAlias
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from data_prep.machine_code import entry, inner
+
+Int: TypeAlias = int | np.int64
 
 CODE_POINTS = 0x110000
 
-# Kinds of code point, the low bits of `Tables.kinds`. 0 stands for one that nobody has asked `tokenizers` about;
-# the halves of a surrogate pair stay 0 for ever, which is how the loops below notice that there is a pair.
+# Kinds of code point, the low bits of `Tables.kinds`. 0 stands for one that nobody has asked `tokenizers`
+# about; the halves of a surrogate pair stay 0 for ever, which is how the loops below notice a pair.
 UNKNOWN, LETTER, DIGIT, SIGN, SPACE, NEWLINE = range(6)
 KIND_BITS = 0x07
 # NFC may change the code point, or what stands beside it.
@@ -30,13 +29,18 @@ UNSETTLED = 0x80
 # What `look_over` says of a document.
 HOLDS_UNKNOWN, HOLDS_UNSETTLED = 1, 2
 
-# One entry of the memo is a cache line of 64 bytes: 16 code units, one header, 7 token ids.
-MEMO_UNITS = 16
-MEMO_TOKENS = 7
-MEMO_HEADER = 8  # its place among the entry's 16 numbers of 32 bits
+# One entry of the memo is half a cache line: 8 code units, a header, 3 token ids. Nearly all words of Korean
+# fit; more room an entry was slower, since fewer entries then stay in the processor's caches.
+MEMO_UNITS = 8
+MEMO_TOKENS = 3
+MEMO_HEADER = 4  # its place among the entry's 8 numbers of 32 bits
+MEMO_BYTES = 32
 
 # Tokens of a word above which a heap finds the next merge: below it, looking at every pair is quicker.
 HEAP_ABOVE = 96
+
+# Units behind the last document, so that words can be read 4 units at a time.
+PADDING_UNITS = 8
 
 # Words that are cut before the memo is asked about them.
 WORDS_AT_ONCE = 64
@@ -44,7 +48,7 @@ WORDS_AT_ONCE = 64
 NO_MERGE = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _MULTIPLIER = np.uint64(0x9E37_79B9_7F4A_7C15)
 _LOW_32 = np.uint64(0xFFFF_FFFF)
-_ZERO, _ONE, _16, _32 = np.uint64(0), np.uint64(1), np.uint64(16), np.uint64(32)
+_ZERO, _ONE, _16, _32, _48 = np.uint64(0), np.uint64(1), np.uint64(16), np.uint64(32), np.uint64(48)
 
 
 class Tables(NamedTuple):
@@ -65,13 +69,13 @@ class Tables(NamedTuple):
 
 
 class Memo(NamedTuple):
-    """Words seen before and their tokens: two views of the same memory, one entry of 64 bytes a row.
+    """Words seen before and their tokens: two views of the same memory, one entry of `MEMO_BYTES` a row.
 
     An entry is believed only if it holds the very word, so it may be overwritten at any time.
 
     Attributes:
-        words: uint64 (entries, 8); the first 4 columns are the word's code units, zeros behind.
-        tokens: uint32 (entries, 16); column `MEMO_HEADER` is `units | tokens << 8`, 0 in an empty entry; the
+        words: uint64 (entries, 4); the first 2 columns are the word's code units, zeros behind.
+        tokens: uint32 (entries, 8); column `MEMO_HEADER` is `units | tokens << 8`, 0 in an empty entry; the
             token ids follow it. `entries` is a power of two, at least 2.
     """
 
@@ -79,46 +83,48 @@ class Memo(NamedTuple):
     tokens: NDArray[np.uint32]
 
 
+class Words(NamedTuple):
+    """Words of a document that have been cut and not yet encoded.
+
+    Attributes:
+        starts: int64 (words + 1,), where each begins in the units, and where the last one ends.
+        keys: uint64 (words, 2), the word itself as in `Memo`, zeros if it has more than `MEMO_UNITS` units.
+        places: int64 (words,), the first of the two neighbouring entries of the memo that may hold it.
+    """
+
+    starts: NDArray[np.int64]
+    keys: NDArray[np.uint64]
+    places: NDArray[np.int64]
+
+
 def empty_memo(entries: int) -> Memo:
-    """A memo of `entries` words; its 64 bytes an entry are taken from the system only as they fill up."""
-    memory = np.zeros(entries * 64 + 64, np.uint8)
-    first = -memory.ctypes.data % 64  # an entry that straddled two cache lines would cost two misses
-    aligned = memory[first : first + entries * 64]
-    return Memo(aligned.view(np.uint64).reshape(entries, 8), aligned.view(np.uint32).reshape(entries, 16))
+    """A memo of `entries` words; its memory is taken from the system only as it fills up."""
+    memory = np.zeros((entries + 2) * MEMO_BYTES, np.uint8)
+    first = -memory.ctypes.data % (2 * MEMO_BYTES)  # a pair of entries shares a cache line
+    aligned = memory[first : first + entries * MEMO_BYTES]
+    return Memo(aligned.view(np.uint64).reshape(entries, 4), aligned.view(np.uint32).reshape(entries, 8))
 
 
-def _inner(function: Callable[P, R]) -> Callable[P, R]:
-    return cast(Callable[P, R], numba.njit(nogil=True, error_model="numpy")(function))
-
-
-def _entry(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile at the first call, and keep the machine code on disk for the next process where that is possible."""
-    try:
-        compiled = numba.njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # numba finds no folder to write its cache into
-        return _inner(function)
-    return cast(Callable[P, R], compiled)
-
-
-@_inner
-def _merge_slot(key: np.uint64, capacity: int) -> int:
+@inner
+def _merge_slot(key: np.uint64, capacity: Int) -> Int:
     mixed = key * _MULTIPLIER
     return np.int64((mixed ^ (mixed >> _32)) & np.uint64(capacity - 1))
 
 
-@_inner
-def _merge_of(left: int, right: int, merges: NDArray[np.uint64]) -> np.uint64:
+@inner
+def _merge_of(left: Int, right: Int, merges: NDArray[np.uint64]) -> np.uint64:
     """`rank << 32 | merged` of two neighbouring tokens, `NO_MERGE` where they stay apart."""
     key = (np.uint64(left) << _32) | np.uint64(right)
     slot = _merge_slot(key, merges.shape[0])
     while merges[slot, 1] != NO_MERGE:
         if merges[slot, 0] == key:
-            return merges[slot, 1]
+            found: np.uint64 = merges[slot, 1]
+            return found
         slot = (slot + 1) & (merges.shape[0] - 1)
     return NO_MERGE
 
 
-@_entry
+@entry
 def fill_merges(triples: NDArray[np.int64], merges: NDArray[np.uint64]) -> None:
     """Fill `merges` (see `Tables`), all slots empty before.
 
@@ -134,14 +140,15 @@ def fill_merges(triples: NDArray[np.int64], merges: NDArray[np.uint64]) -> None:
         merges[slot, 1] = (np.uint64(rank) << _32) | np.uint64(triples[rank, 2])
 
 
-@_inner
-def _pair(units: NDArray[np.uint16], at: int) -> int:
+@inner
+def _pair(units: NDArray[np.uint16], at: Int) -> Int:
     return 0x10000 + ((np.int64(units[at]) - 0xD800) << 10) + (np.int64(units[at + 1]) - 0xDC00)
 
 
-@_entry
-def look_over(units: NDArray[np.uint16], ends: NDArray[np.int64], kinds: NDArray[np.uint8],
-              findings: NDArray[np.uint8]) -> None:
+@entry
+def look_over(
+    units: NDArray[np.uint16], ends: NDArray[np.int64], kinds: NDArray[np.uint8], findings: NDArray[np.uint8]
+) -> None:
     """Say of each document whether it holds code points that are unknown or that NFC may change.
 
     Args:
@@ -164,8 +171,8 @@ def look_over(units: NDArray[np.uint16], ends: NDArray[np.int64], kinds: NDArray
         findings[document] = (HOLDS_UNKNOWN if unknown else 0) | (HOLDS_UNSETTLED if seen & UNSETTLED else 0)
 
 
-@_inner
-def _end_of_run(units: NDArray[np.uint16], at: int, end: int, kind: int, kinds: NDArray[np.uint8]) -> int:
+@inner
+def _end_of_run(units: NDArray[np.uint16], at: Int, end: Int, kind: Int, kinds: NDArray[np.uint8]) -> Int:
     while at < end:
         found = kinds[units[at]] & KIND_BITS
         if found == UNKNOWN:
@@ -179,8 +186,8 @@ def _end_of_run(units: NDArray[np.uint16], at: int, end: int, kind: int, kinds: 
     return at
 
 
-@_inner
-def _end_of_word(units: NDArray[np.uint16], start: int, end: int, kinds: NDArray[np.uint8]) -> int:
+@inner
+def _end_of_word(units: NDArray[np.uint16], start: Int, end: Int, kinds: NDArray[np.uint8]) -> Int:
     """Where the word that begins at `start` ends: `WORD_PATTERN`, with a space where the pattern has `▁`."""
     at = start
     kind = kinds[units[at]] & KIND_BITS
@@ -202,13 +209,15 @@ def _end_of_word(units: NDArray[np.uint16], start: int, end: int, kinds: NDArray
     return _end_of_run(units, at + width, end, kind, kinds)
 
 
-@_inner
-def _spell(units: NDArray[np.uint16], start: int, end: int, tables: Tables, out: NDArray[np.int32], first: int) -> int:
+@inner
+def _spell(
+    units: NDArray[np.uint16], start: Int, end: Int, tables: Tables, out: NDArray[np.int32], first: Int
+) -> Int:
     """Write the tokens of a word before any merge to `out[first:]`: characters, or their UTF-8 in bytes."""
     last = first
     at = start
     while at < end:
-        code = np.int64(units[at])
+        code: Int = np.int64(units[at])
         at += 1
         if 0xD800 <= code < 0xDC00:
             code = _pair(units, at - 1)
@@ -243,8 +252,10 @@ def _spell(units: NDArray[np.uint16], start: int, end: int, tables: Tables, out:
     return last
 
 
-@_inner
-def _merge_by_looking(tokens: NDArray[np.int32], count: int, merges: NDArray[np.uint64], best: NDArray[np.uint64]) -> int:
+@inner
+def _merge_by_looking(
+    tokens: NDArray[np.int32], count: Int, merges: NDArray[np.uint64], best: NDArray[np.uint64]
+) -> Int:
     """Merge `tokens[:count]` in place, lowest rank first and leftmost among equals; give the new count.
 
     Args:
@@ -274,8 +285,8 @@ def _merge_by_looking(tokens: NDArray[np.int32], count: int, merges: NDArray[np.
     return count
 
 
-@_inner
-def _push(heap: NDArray[np.int64], size: int, entry: int) -> None:
+@inner
+def _push(heap: NDArray[np.int64], size: Int, entry: Int) -> None:
     at = size
     while at > 0 and heap[(at - 1) >> 1] > entry:
         heap[at] = heap[(at - 1) >> 1]
@@ -283,10 +294,10 @@ def _push(heap: NDArray[np.int64], size: int, entry: int) -> None:
     heap[at] = entry
 
 
-@_inner
-def _pop(heap: NDArray[np.int64], size: int) -> int:
+@inner
+def _pop(heap: NDArray[np.int64], size: Int) -> Int:
     """Take the smallest of `heap[:size]`; the rest lies in `heap[:size - 1]` afterwards."""
-    smallest = heap[0]
+    smallest: np.int64 = heap[0]
     entry = heap[size - 1]
     at = 0
     child = 1
@@ -302,12 +313,14 @@ def _pop(heap: NDArray[np.int64], size: int) -> int:
     return smallest
 
 
-@_inner
-def _merge_by_heap(tokens: NDArray[np.int32], count: int, merges: NDArray[np.uint64]) -> int:
+@inner
+def _merge_by_heap(tokens: NDArray[np.int32], count: Int, merges: NDArray[np.uint64]) -> Int:
     """As `_merge_by_looking`, in time `count * log(count)` and 28 bytes a token of memory."""
     before = np.arange(-1, count - 1).astype(np.int32)
     behind = np.arange(1, count + 1).astype(np.int32)
-    heap = np.empty(2 * count, np.int64)  # `rank << 32 | place`; each merge takes one entry and adds at most two
+    heap = np.empty(
+        2 * count, np.int64
+    )  # `rank << 32 | place`; each merge takes one entry and adds at most two
     size = 0
     for at in range(count - 1):
         found = _merge_of(tokens[at], tokens[at + 1], merges)
@@ -318,7 +331,7 @@ def _merge_by_heap(tokens: NDArray[np.int32], count: int, merges: NDArray[np.uin
     while size > 0:
         entry = _pop(heap, size)
         size -= 1
-        at = entry & 0xFFFF_FFFF
+        at = int(entry & 0xFFFF_FFFF)
         right = behind[at]
         if tokens[at] < 0 or right >= count:
             continue
@@ -349,139 +362,144 @@ def _merge_by_heap(tokens: NDArray[np.int32], count: int, merges: NDArray[np.uin
     return left
 
 
-@_inner
-def _packed(units: NDArray[np.uint16], start: int, end: int) -> np.uint64:
-    packed = _ZERO
-    shift = _ZERO
-    for at in range(start, min(start + 4, end)):
-        packed |= np.uint64(units[at]) << shift
-        shift += _16
-    return packed
+@inner
+def _packed(units: NDArray[np.uint16], start: Int, length: Int) -> np.uint64:
+    """The first `length` units from `start` on, 4 at most, in one number. Reads 4 in any case."""
+    at = np.uint64(start)
+    packed = (
+        np.uint64(units[at])
+        | np.uint64(units[at + np.uint64(1)]) << _16
+        | np.uint64(units[at + np.uint64(2)]) << _32
+        | np.uint64(units[at + np.uint64(3)]) << _48
+    )
+    return packed & (NO_MERGE >> np.uint64(64 - 16 * min(length, 4)))
 
 
-@_inner
+@inner
 def _cut(
-    units: NDArray[np.uint16],
-    at: int,
-    end: int,
-    kinds: NDArray[np.uint8],
-    slots: int,
-    starts: NDArray[np.int64],
-    keys: NDArray[np.uint64],
-    places: NDArray[np.int64],
-) -> int:
-    """Cut the next words of a document, as many as there is room for; give how many.
+    units: NDArray[np.uint16], at: Int, end: Int, kinds: NDArray[np.uint8], slots: Int, words: Words
+) -> Int:
+    """Cut the next words of a document, as many as there is room for in `words`; give how many.
 
     Args:
-        starts: (words + 1,), written: where each word begins, and where the last one ends.
-        keys: (words, 4), written: the word itself where it has at most `MEMO_UNITS` units, as in `Memo`.
-        places: (words,), written: the first entry of the memo that may hold it.
+        slots: entries of the memo.
     """
     mask = np.uint64(slots - 1)
     count = 0
-    starts[0] = at
-    while at < end and count < len(places):
+    words.starts[0] = at
+    while at < end and count < len(words.places):
         start = at
         at = _end_of_word(units, start, end, kinds)
         length = at - start
-        word_0 = word_1 = word_2 = word_3 = _ZERO
+        word_0 = word_1 = _ZERO
         if length <= MEMO_UNITS:
-            word_0 = _packed(units, start, at)
+            word_0 = _packed(units, start, length)
             if length > 4:
-                word_1 = _packed(units, start + 4, at)
-                if length > 8:
-                    word_2 = _packed(units, start + 8, at)
-                    word_3 = _packed(units, start + 12, at)
+                word_1 = _packed(units, start + 4, length - 4)
         mixed = (word_0 ^ (word_1 * _MULTIPLIER)) * _MULTIPLIER
-        mixed = (mixed ^ (mixed >> _32) ^ word_2 ^ (word_3 * _MULTIPLIER)) * _MULTIPLIER
-        places[count] = np.int64((mixed ^ (mixed >> _32)) & mask)
-        keys[count, 0] = word_0
-        keys[count, 1] = word_1
-        keys[count, 2] = word_2
-        keys[count, 3] = word_3
+        mixed = (mixed ^ (mixed >> _32)) * _MULTIPLIER
+        words.places[count] = np.int64((mixed ^ (mixed >> _32)) & mask)
+        words.keys[count, 0] = word_0
+        words.keys[count, 1] = word_1
         count += 1
-        starts[count] = at
+        words.starts[count] = at
     return count
 
 
-@_entry
+@inner
+def _merge(
+    units: NDArray[np.uint16], start: Int, stop: Int, tables: Tables, heap_above: Int,
+    best: NDArray[np.uint64], ids: NDArray[np.int32], written: Int
+) -> Int:
+    """Write the tokens of a word to `ids[written:]`; give how many."""
+    last = _spell(units, start, stop, tables, ids, written)
+    tokens = ids[written:last]
+    if len(tokens) > heap_above:
+        return _merge_by_heap(tokens, len(tokens), tables.merges)
+    return _merge_by_looking(tokens, len(tokens), tables.merges, best)
+
+
+@inner
+def _recall(memo: Memo, words: Words, word: Int, ids: NDArray[np.int32], written: Int) -> Int:
+    """Write the tokens of a word to `ids[written:]`; give how many, or -1 where the memo does not know it."""
+    length = words.starts[word + 1] - words.starts[word]
+    place = words.places[word]
+    if length > MEMO_UNITS:
+        return -1
+    for candidate in (place, place ^ 1):
+        header = memo.tokens[candidate, MEMO_HEADER]
+        if (
+            memo.words[candidate, 0] == words.keys[word, 0]
+            and memo.words[candidate, 1] == words.keys[word, 1]
+            and header & 0xFF == length  # of words that end in NUL, the length alone tells them apart
+        ):
+            for token in range(MEMO_TOKENS):  # all of them: cheaper than to guess how many
+                ids[written + token] = memo.tokens[candidate, MEMO_HEADER + 1 + token]
+            return np.int64(header >> 8)
+    return -1
+
+
+@inner
+def _remember(
+    memo: Memo, words: Words, word: Int, ids: NDArray[np.int32], written: Int, count: Int
+) -> None:
+    """Put a word and its tokens, `ids[written : written + count]`, in the memo if they fit in an entry."""
+    length = words.starts[word + 1] - words.starts[word]
+    place = words.places[word]
+    if length > MEMO_UNITS or count > MEMO_TOKENS:
+        return
+    for column in range(4):  # the newer word takes the first place of the two, the older one the second
+        memo.words[place ^ 1, column] = memo.words[place, column]
+    memo.words[place, 0] = words.keys[word, 0]
+    memo.words[place, 1] = words.keys[word, 1]
+    memo.tokens[place, MEMO_HEADER] = length | count << 8
+    for token in range(count):
+        memo.tokens[place, MEMO_HEADER + 1 + token] = ids[written + token]
+
+
+@entry
 def encode_documents(
-    units: NDArray[np.uint16],
-    ends: NDArray[np.int64],
-    tables: Tables,
-    memo: Memo,
-    bos: int,
-    eos: int,
-    heap_above: int,
-    ids: NDArray[np.int32],
-    lengths: NDArray[np.int64],
-) -> int:
+    units: NDArray[np.uint16], ends: NDArray[np.int64], tables: Tables, memo: Memo, bos: Int, eos: Int,
+    heap_above: Int, ids: NDArray[np.int32], lengths: NDArray[np.int64]
+) -> Int:
     """Encode documents in which every kind is known and that are NFC; give the number of tokens.
 
     Args:
-        units: UTF-16 of all documents, end to end.
+        units: UTF-16 of all documents, end to end, and `PADDING_UNITS` more that are never looked at.
         ends: (documents,), where each ends in `units`.
         memo: read and added to.
         heap_above: tokens of a word above which a heap finds the merges; changes speed only.
-        ids: written: the tokens, each document between `bos` and `eos`; room for 3 a unit and 2 a document.
+        ids: written: the tokens, each document between `bos` and `eos`; room for 3 a unit, 2 a document
+            and `MEMO_TOKENS` more.
         lengths: (documents,), written: tokens of each document, `bos` and `eos` among them.
     """
     best = np.empty(max(heap_above, 1), np.uint64)
-    starts = np.empty(WORDS_AT_ONCE + 1, np.int64)
-    keys = np.empty((WORDS_AT_ONCE, 4), np.uint64)
-    places = np.empty(WORDS_AT_ONCE, np.int64)
-    slots = memo.words.shape[0]
+    words = Words(
+        starts=np.empty(WORDS_AT_ONCE + 1, np.int64),
+        keys=np.empty((WORDS_AT_ONCE, 2), np.uint64),
+        places=np.empty(WORDS_AT_ONCE, np.int64),
+    )
     touched = 0
-    written = 0
-    at = 0
+    written: Int = 0
+    at: Int = 0
     for document in range(len(ends)):
         first = written
         ids[written] = bos
         written += 1
         end = ends[document]
         while at < end:
-            words = _cut(units, at, end, tables.kinds, slots, starts, keys, places)
-            at = starts[words]
+            cut = _cut(units, at, end, tables.kinds, len(memo.words), words)
+            at = words.starts[cut]
             # The memo is larger than the caches. Loads that wait for nothing and that nothing waits for
             # go to memory all at once; in the loop below each would wait for the guess before it.
-            for word in range(words):
-                touched ^= memo.tokens[places[word], MEMO_HEADER] ^ memo.tokens[places[word] ^ 1, MEMO_HEADER]
-            for word in range(words):
-                length = starts[word + 1] - starts[word]
-                slot = places[word]
-                if length <= MEMO_UNITS:
-                    held = -1
-                    for candidate in (slot, slot ^ 1):
-                        if (
-                            memo.words[candidate, 0] == keys[word, 0]
-                            and memo.words[candidate, 1] == keys[word, 1]
-                            and memo.words[candidate, 2] == keys[word, 2]
-                            and memo.words[candidate, 3] == keys[word, 3]
-                            and memo.tokens[candidate, MEMO_HEADER] & 0xFF == length
-                        ):
-                            held = candidate
-                            break
-                    if held >= 0:
-                        count = np.int64(memo.tokens[held, MEMO_HEADER] >> 8)
-                        for token in range(count):
-                            ids[written + token] = memo.tokens[held, MEMO_HEADER + 1 + token]
-                        written += count
-                        continue
-                last = _spell(units, starts[word], starts[word + 1], tables, ids, written)
-                tokens = ids[written:last]
-                if last - written > heap_above:
-                    count = _merge_by_heap(tokens, last - written, tables.merges)
-                else:
-                    count = _merge_by_looking(tokens, last - written, tables.merges, best)
-                if length <= MEMO_UNITS and count <= MEMO_TOKENS:
-                    # The newer word takes the first place of the two, the older one the second.
-                    for column in range(8):
-                        memo.words[slot ^ 1, column] = memo.words[slot, column]
-                    for column in range(4):
-                        memo.words[slot, column] = keys[word, column]
-                    memo.tokens[slot, MEMO_HEADER] = length | count << 8
-                    for token in range(count):
-                        memo.tokens[slot, MEMO_HEADER + 1 + token] = tokens[token]
+            for word in range(cut):
+                touched ^= memo.tokens[words.places[word], MEMO_HEADER]
+            for word in range(cut):
+                count = _recall(memo, words, word, ids, written)
+                if count < 0:
+                    start, stop = words.starts[word], words.starts[word + 1]
+                    count = _merge(units, start, stop, tables, heap_above, best, ids, written)
+                    _remember(memo, words, word, ids, written, count)
                 written += count
         ids[written] = eos
         written += 1

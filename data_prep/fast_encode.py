@@ -1,8 +1,7 @@
 """The token ids of `tokenizers`, many times faster, for tokenizers of `data_prep.tokenizer`'s pipeline.
 
-Exact by construction wherever Unicode versions could differ: what a code point is (letter, digit, other) and
-what NFC makes of text are asked of the installed `tokenizers`, a code point at the time it is first met, never
-of tables of our own.
+Exact wherever Unicode versions could differ: what a code point is (letter, digit, other) and what NFC makes
+of text are asked of the installed `tokenizers`, a code point at the time it is first met.
 """
 
 import json
@@ -28,12 +27,12 @@ from data_prep.tokenizer import (
     with_bos_and_literal_specials,
 )
 
-MEMO_WORDS = 1 << 19
+MEMO_WORDS = 1 << 20
 """Words that an encoder remembers, by default: 32 MiB."""
 
-# Text that may need NFC, together with the character before it. The characters left out (up to U+02FF, Hangul compatibility
-# jamo, the ideographs and the syllables) are such that no version of Unicode composes, decomposes or reorders
-# them, so NFC of the whole is NFC of these pieces, each in its place.
+# Text that may need NFC, together with the character before it. The characters left out (up to U+02FF, Hangul
+# compatibility jamo, ideographs and Hangul syllables) never join the character before them, in any version of
+# Unicode, so NFC of the whole is NFC of the pieces that begin with one, each in its place.
 _MAY_NEED_NFC = re.compile(r"[^\0-\u02ff\u3131-\u318e\u4e00-\u9fa5가-힣]+")
 _JAMO = range(0x1100, 0x1200)
 
@@ -87,17 +86,17 @@ class CodePoints:
     def is_settled(self, c: str) -> bool:
         """Whether text made of such characters alone is left as it is by the NFC of `tokenizers`.
 
-        Python's tables say with what a character composes. A character that they do not know yet could compose
-        in ways that they do not know either; for one that they know, Unicode promises that this never changes.
+        Python's tables say what composes with what. A character too new for them may compose in ways that
+        they do not know either; for the others, Unicode promises that this never changes.
         """
         if ord(c) in _JAMO or c in self.seconds or unicodedata.category(c) == "Cn":
             return False
-        # U+0345 comes last and U+0334 first of all combining marks: any other mark would trade places with one.
+        # U+0345 comes last and U+0334 first of all combining marks: any other would trade places with one.
         return all(self.nfc.normalize_str(probe) == probe for probe in (c, f"\u0345{c}\u0334"))
 
     def normalize(self, text: str) -> str:
         """What the NFC of `tokenizers` makes of `text`."""
-        pieces = []
+        pieces: list[str] = []
         done = 0
         for found in _MAY_NEED_NFC.finditer(text):
             start = max(found.start() - 1, 0)
@@ -108,8 +107,10 @@ class CodePoints:
 
 @dataclass(frozen=True)
 class FastEncoder:
-    """Encodes documents as `tokenizers` does. Holds no lock and no thread: it may be used from several threads,
-    and on both sides of a fork."""
+    """Encodes documents as `tokenizers` does.
+
+    Holds no lock and no thread: several threads may use it, and both sides of a fork.
+    """
 
     bos: int
     eos: int
@@ -126,7 +127,7 @@ class FastEncoder:
         """An encoder that gives the ids of `tokenizer`, or `None` where its pipeline is not this project's.
 
         Args:
-            memo_words: words to remember, a power of two, at 64 bytes each; changes speed and memory only.
+            memo_words: words to remember, a power of two, at 32 bytes each; changes speed and memory only.
             heap_above: tokens of a word from which on a heap finds the merges; changes speed only.
         """
         if memo_words < 2 or memo_words & (memo_words - 1):
@@ -162,18 +163,18 @@ class FastEncoder:
         """
         units, ends = _utf_16(texts)
         findings = self._look_over(units, ends)
-        unknown = np.flatnonzero(findings & kernel.HOLDS_UNKNOWN)
-        if len(unknown):
+        unknown = np.flatnonzero(findings & kernel.HOLDS_UNKNOWN).tolist()
+        if unknown:
             self.code_points.learn("".join(texts[document] for document in unknown))
             findings = self._look_over(units, ends)
-        unsettled = np.flatnonzero(findings & kernel.HOLDS_UNSETTLED)
-        if len(unsettled):
+        unsettled = np.flatnonzero(findings & kernel.HOLDS_UNSETTLED).tolist()
+        if unsettled:
             settled = list(texts)
             for document in unsettled:
                 settled[document] = self.code_points.normalize(texts[document])
             self.code_points.learn("".join(settled[document] for document in unsettled))
             units, ends = _utf_16(settled)
-        ids = np.empty(3 * len(units) + 2 * len(ends), np.int32)
+        ids = np.empty(3 * len(units) + 2 * len(ends) + kernel.MEMO_TOKENS, np.int32)
         lengths = np.empty(len(ends), np.int64)
         memo = self._borrow_memo()
         written = kernel.encode_documents(
@@ -199,16 +200,19 @@ class FastEncoder:
 def _utf_16(texts: Iterable[str]) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
     encoded = [text.encode("utf-16-le") for text in texts]
     ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded))) // 2
-    return np.frombuffer(b"".join(encoded), np.uint16), ends
+    return np.frombuffer(b"".join([*encoded, bytes(2 * kernel.PADDING_UNITS)]), np.uint16), ends
 
 
 def _is_our_pipeline(description: dict[str, Any]) -> bool:
     """Whether a tokenizer's JSON says what this module does, in all that bears on ids."""
     ours: dict[str, Any] = json.loads(untrained_tokenizer().to_str())
     model = description["model"]
-    vocab, merges = model.get("vocab", {}), model.get("merges", [])
+    vocab = model.get("vocab", {})
     return bool(
-        all(description[part] == ours[part] for part in ("normalizer", "pre_tokenizer", "truncation", "padding"))
+        all(
+            description[part] == ours[part]
+            for part in ("normalizer", "pre_tokenizer", "truncation", "padding")
+        )
         and {**model, "vocab": {}, "merges": []} == ours["model"]
         and vocab.keys() >= {*SPECIAL_TOKENS, *BYTE_PIECES}
         and len(set(vocab.values())) == len(vocab)
@@ -224,7 +228,7 @@ def _our_post_processor(vocab: dict[str, int]) -> Any:
 
 
 def _character_ids(vocab: dict[str, int]) -> NDArray[np.int32]:
-    """`kernel.Tables.character_ids`, in which a space is looked up for `▁`, and a literal `▁` for its escape."""
+    """`kernel.Tables.character_ids`, where a space has the id of `▁`, a literal `▁` that of its escape."""
     character_ids = np.full(kernel.CODE_POINTS, -1, np.int32)
     for token, token_id in vocab.items():
         if len(token) == 1:
@@ -235,7 +239,7 @@ def _character_ids(vocab: dict[str, int]) -> NDArray[np.int32]:
 
 
 def _merge_table(vocab: dict[str, int], merges: list[tuple[str, str]]) -> NDArray[np.uint64]:
-    """`kernel.Tables.merges`, at most a quarter full: most look-ups find nothing, and should find so at once."""
+    """`kernel.Tables.merges`, at most a quarter full: most look-ups find nothing, and do so at once."""
     table = np.full((1 << (4 * len(merges) + 1).bit_length(), 2), kernel.NO_MERGE, np.uint64)
     triples = np.array([(vocab[a], vocab[b], vocab[a + b]) for a, b in merges], np.int64).reshape(-1, 3)
     kernel.fill_merges(triples, table)
