@@ -33,7 +33,6 @@ HOLDS_UNKNOWN, HOLDS_UNSETTLED = 1, 2
 # fit; more room an entry was slower, since fewer entries then stay in the processor's caches.
 MEMO_UNITS = 8
 MEMO_TOKENS = 3
-MEMO_HEADER = 4  # its place among the entry's 8 numbers of 32 bits
 MEMO_BYTES = 32
 
 # Tokens of a word above which a heap finds the next merge: below it, looking at every pair is quicker.
@@ -47,8 +46,9 @@ WORDS_AT_ONCE = 64
 
 NO_MERGE = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _MULTIPLIER = np.uint64(0x9E37_79B9_7F4A_7C15)
+_LOW_8 = np.uint64(0xFF)
 _LOW_32 = np.uint64(0xFFFF_FFFF)
-_ZERO, _ONE, _16, _32, _48 = np.uint64(0), np.uint64(1), np.uint64(16), np.uint64(32), np.uint64(48)
+_ZERO, _8, _16, _32, _48 = np.uint64(0), np.uint64(8), np.uint64(16), np.uint64(32), np.uint64(48)
 
 
 class Tables(NamedTuple):
@@ -68,27 +68,12 @@ class Tables(NamedTuple):
     merges: NDArray[np.uint64]
 
 
-class Memo(NamedTuple):
-    """Words seen before and their tokens: two views of the same memory, one entry of `MEMO_BYTES` a row.
-
-    An entry is believed only if it holds the very word, so it may be overwritten at any time.
-
-    Attributes:
-        words: uint64 (entries, 4); the first 2 columns are the word's code units, zeros behind.
-        tokens: uint32 (entries, 8); column `MEMO_HEADER` is `units | tokens << 8`, 0 in an empty entry; the
-            token ids follow it. `entries` is a power of two, at least 2.
-    """
-
-    words: NDArray[np.uint64]
-    tokens: NDArray[np.uint32]
-
-
 class Words(NamedTuple):
     """Words of a document that have been cut and not yet encoded.
 
     Attributes:
         starts: int64 (words + 1,), where each begins in the units, and where the last one ends.
-        keys: uint64 (words, 2), the word itself as in `Memo`, zeros if it has more than `MEMO_UNITS` units.
+        keys: uint64 (words, 2), the word itself as in the memo, zeros if it has more than `MEMO_UNITS` units.
         places: int64 (words,), the first of the two neighbouring entries of the memo that may hold it.
     """
 
@@ -97,12 +82,20 @@ class Words(NamedTuple):
     places: NDArray[np.int64]
 
 
-def empty_memo(entries: int) -> Memo:
-    """A memo of `entries` words; its memory is taken from the system only as it fills up."""
-    memory = np.zeros((entries + 2) * MEMO_BYTES, np.uint8)
-    first = -memory.ctypes.data % (2 * MEMO_BYTES)  # a pair of entries shares a cache line
-    aligned = memory[first : first + entries * MEMO_BYTES]
-    return Memo(aligned.view(np.uint64).reshape(entries, 4), aligned.view(np.uint32).reshape(entries, 8))
+def empty_memo(entries: int) -> NDArray[np.uint64]:
+    """Room to remember `entries` words and their tokens, a power of two and at least 2.
+
+    An entry is believed only if it holds the very word, so it may be overwritten at any time. The memory is
+    taken from the system only as it fills up.
+
+    Returns:
+        uint64 (entries, 4). Columns 0 and 1: the word's units, zeros behind. Column 2, from its lowest bit: 8
+        bits for the count of units, 24 for that of tokens, 32 for the first token; all 0 in an empty entry.
+        Column 3: second and third token, 32 bits each.
+    """
+    memory = np.zeros(4 * entries + 8, np.uint64)
+    first = -memory.ctypes.data % (2 * MEMO_BYTES) // 8  # two neighbouring entries then share a cache line
+    return memory[first : first + 4 * entries].reshape(entries, 4)
 
 
 @inner
@@ -420,28 +413,30 @@ def _merge(
 
 
 @inner
-def _recall(memo: Memo, words: Words, word: Int, ids: NDArray[np.int32], written: Int) -> Int:
+def _recall(memo: NDArray[np.uint64], words: Words, word: Int, ids: NDArray[np.int32], written: Int) -> Int:
     """Write the tokens of a word to `ids[written:]`; give how many, or -1 where the memo does not know it."""
     length = words.starts[word + 1] - words.starts[word]
     place = words.places[word]
     if length > MEMO_UNITS:
         return -1
-    for candidate in (place, place ^ 1):
-        header = memo.tokens[candidate, MEMO_HEADER]
+    for seat in (place, place ^ 1):
+        header = memo[seat, 2]
         if (
-            memo.words[candidate, 0] == words.keys[word, 0]
-            and memo.words[candidate, 1] == words.keys[word, 1]
-            and header & 0xFF == length  # of words that end in NUL, the length alone tells them apart
+            memo[seat, 0] == words.keys[word, 0]
+            and memo[seat, 1] == words.keys[word, 1]
+            and np.int64(header & _LOW_8) == length  # all that tells `!` from `!\0`
         ):
-            for token in range(MEMO_TOKENS):  # all of them: cheaper than to guess how many
-                ids[written + token] = memo.tokens[candidate, MEMO_HEADER + 1 + token]
-            return np.int64(header >> 8)
+            # all three: cheaper than to guess how many
+            ids[written] = np.int32(header >> _32)
+            ids[written + 1] = np.int32(memo[seat, 3] & _LOW_32)
+            ids[written + 2] = np.int32(memo[seat, 3] >> _32)
+            return np.int64(header >> _8 & _LOW_8)
     return -1
 
 
 @inner
 def _remember(
-    memo: Memo, words: Words, word: Int, ids: NDArray[np.int32], written: Int, count: Int
+    memo: NDArray[np.uint64], words: Words, word: Int, ids: NDArray[np.int32], written: Int, count: Int
 ) -> None:
     """Put a word and its tokens, `ids[written : written + count]`, in the memo if they fit in an entry."""
     length = words.starts[word + 1] - words.starts[word]
@@ -449,18 +444,19 @@ def _remember(
     if length > MEMO_UNITS or count > MEMO_TOKENS:
         return
     for column in range(4):  # the newer word takes the first place of the two, the older one the second
-        memo.words[place ^ 1, column] = memo.words[place, column]
-    memo.words[place, 0] = words.keys[word, 0]
-    memo.words[place, 1] = words.keys[word, 1]
-    memo.tokens[place, MEMO_HEADER] = length | count << 8
-    for token in range(count):
-        memo.tokens[place, MEMO_HEADER + 1 + token] = ids[written + token]
+        memo[place ^ 1, column] = memo[place, column]
+    memo[place, 0] = words.keys[word, 0]
+    memo[place, 1] = words.keys[word, 1]
+    memo[place, 2] = np.uint64(length | count << 8) | np.uint64(ids[written]) << _32
+    memo[place, 3] = np.uint64(ids[written + 1] if count > 1 else 0)
+    if count > 2:
+        memo[place, 3] |= np.uint64(ids[written + 2]) << _32
 
 
 @entry
 def encode_documents(
-    units: NDArray[np.uint16], ends: NDArray[np.int64], tables: Tables, memo: Memo, bos: Int, eos: Int,
-    heap_above: Int, ids: NDArray[np.int32], lengths: NDArray[np.int64]
+    units: NDArray[np.uint16], ends: NDArray[np.int64], tables: Tables, memo: NDArray[np.uint64], bos: Int,
+    eos: Int, heap_above: Int, ids: NDArray[np.int32], lengths: NDArray[np.int64]
 ) -> Int:
     """Encode documents in which every kind is known and that are NFC; give the number of tokens.
 
@@ -479,7 +475,7 @@ def encode_documents(
         keys=np.empty((WORDS_AT_ONCE, 2), np.uint64),
         places=np.empty(WORDS_AT_ONCE, np.int64),
     )
-    touched = 0
+    touched = _ZERO
     written: Int = 0
     at: Int = 0
     for document in range(len(ends)):
@@ -488,12 +484,12 @@ def encode_documents(
         written += 1
         end = ends[document]
         while at < end:
-            cut = _cut(units, at, end, tables.kinds, len(memo.words), words)
+            cut = _cut(units, at, end, tables.kinds, len(memo), words)
             at = words.starts[cut]
             # The memo is larger than the caches. Loads that wait for nothing and that nothing waits for
             # go to memory all at once; in the loop below each would wait for the guess before it.
             for word in range(cut):
-                touched ^= memo.tokens[words.places[word], MEMO_HEADER]
+                touched ^= memo[words.places[word], 0]
             for word in range(cut):
                 count = _recall(memo, words, word, ids, written)
                 if count < 0:

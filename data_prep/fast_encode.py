@@ -4,6 +4,7 @@ Exact wherever Unicode versions could differ: what a code point is (letter, digi
 of text are asked of the installed `tokenizers`, a code point at the time it is first met.
 """
 
+import functools
 import json
 import re
 import unicodedata
@@ -37,6 +38,12 @@ _MAY_NEED_NFC = re.compile(r"[^\0-\u02ff\u3131-\u318e\u4e00-\u9fa5가-힣]+")
 _JAMO = range(0x1100, 0x1200)
 
 
+@functools.cache
+def _seconds_of_compositions() -> frozenset[str]:
+    decompositions = (unicodedata.decomposition(chr(code)).split() for code in range(0x20000))
+    return frozenset(chr(int(d[1], 16)) for d in decompositions if len(d) == 2 and d[0][0] != "<")
+
+
 @dataclass(frozen=True)
 class CodePoints:
     """What the installed `tokenizers` takes a code point for, asked when it is first met.
@@ -54,10 +61,9 @@ class CodePoints:
 
     @classmethod
     def none_known(cls) -> "CodePoints":
-        decompositions = (unicodedata.decomposition(chr(code)).split() for code in range(0x20000))
         return cls(
             kinds=np.full(kernel.CODE_POINTS, kernel.UNKNOWN, np.uint8),
-            seconds=frozenset(chr(int(d[1], 16)) for d in decompositions if len(d) == 2 and d[0][0] != "<"),
+            seconds=_seconds_of_compositions(),
             nfc=normalizers.NFC(),
             without_letters=pre_tokenizers.Split(Regex(r"[\p{L}\p{M}]"), "removed"),
             without_digits=pre_tokenizers.Split(Regex(r"\p{N}"), "removed"),
@@ -118,7 +124,7 @@ class FastEncoder:
     code_points: CodePoints
     memo_words: int
     heap_above: int
-    idle_memos: list[kernel.Memo] = field(default_factory=list)
+    idle_memos: list[NDArray[np.uint64]] = field(default_factory=list)
 
     @classmethod
     def for_tokenizer(
@@ -184,12 +190,17 @@ class FastEncoder:
         ids.resize(written, refcheck=False)  # gives the unused room back without a copy
         return ids, lengths
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What goes to another process: all but the memo, which it fills with the words that it meets."""
+        rest = (self.bos, self.eos, self.tables, self.code_points, self.memo_words, self.heap_above)
+        return FastEncoder, rest
+
     def _look_over(self, units: NDArray[np.uint16], ends: NDArray[np.int64]) -> NDArray[np.uint8]:
         findings = np.empty(len(ends), np.uint8)
         kernel.look_over(units, ends, self.tables.kinds, findings)
         return findings
 
-    def _borrow_memo(self) -> kernel.Memo:
+    def _borrow_memo(self) -> NDArray[np.uint64]:
         """The memo, or a new one while another thread has it: no two calls ever write to the same."""
         try:
             return self.idle_memos.pop()

@@ -3,6 +3,7 @@
 import gzip
 import json
 import multiprocessing
+import pickle
 import random
 import subprocess
 import sys
@@ -39,12 +40,13 @@ SHARED = ROOT.parent / "shared"
 SAMPLE_BYTES = 1_500_000
 
 AWKWARD = [
-    *(" ", "  ", "   ", "\n", "\n\n", " \n", "\n ", "\r\n", "\t", "\0", "\u00a0", "\u3000", "\u200b", "\ufeff"),
-    *("▁", "▁▁", " ▁", "▁ ", "\u2126", "Ω", "</s>", "<s>", "<pad>", "<unk>", "<0x41>", "<0xEA>"),
-    *("가", "힣", "대한민국", "안녕하세요", "ㅋ", "ㅋㅋㅋㅋ", "ㅠㅠ", "똠", "\u1100", "\u1161", "\u11a8", "\u11a7"),
-    *(unicodedata.normalize("NFD", "한국어"), "e\u0301", "\u0301", "\u0345", "\u0334", "q\u0307\u0323", "\u212b"),
-    *("😀", "👩‍👩‍👧", "🩷", "🇰🇷", "𝒜", "𠀀", "\U0002f800", "\U0010ffff", "\ue000", "１２", "½", "³", "Ⅷ", "७", "3", "1234"),
-    *("a", "Abc", "漢字", "ﬁ", "①", "…", "!", "!\0", "!\0\0", "--", "========", "가나다라마바사", "가나다라마바사아"),
+    *(" ", "  ", "   ", "\n", "\n\n", " \n", "\n ", "\r\n", "\t", "\0", "\u00a0", "\u3000", "\u200b"),
+    *("▁", "▁▁", " ▁", "▁ ", "\u2126", "Ω", "</s>", "<s>", "<pad>", "<unk>", "<0x41>", "<0xEA>", "\ufeff"),
+    *("가", "힣", "대한민국", "안녕하세요", "ㅋ", "ㅋㅋㅋㅋ", "ㅠㅠ", "똠", "\u1100", "\u1161", "\u11a8"),
+    *(unicodedata.normalize("NFD", "한국어"), "\u11a7", "e\u0301", "\u0301", "\u0345", "\u0334", "\u212b"),
+    *("q\u0307\u0323", "😀", "👩‍👩‍👧", "🩷", "🇰🇷", "𝒜", "𠀀", "\U0002f800", "\U0010ffff", "\ue000"),
+    *("１２", "½", "³", "Ⅷ", "७", "3", "1234", "a", "Abc", "漢字", "ﬁ", "①", "…", "!", "!\0", "!\0\0"),
+    *("--", "========", "가나다라마바사", "가나다라마바사아"),
 ]  # fmt: skip
 texts = st.lists(st.one_of(st.sampled_from(AWKWARD), st.text(max_size=8)), max_size=24).map("".join)
 
@@ -70,11 +72,10 @@ def assert_same(encoder: FastEncoder, tokenizer: Tokenizer, documents: Sequence[
     ids, lengths = encoder.encode(documents)
     assert ids.dtype == np.int32 and lengths.dtype == np.int64 and lengths.sum() == len(ids)
     encodings = tokenizer.encode_batch_fast(list(documents), add_special_tokens=False)
-    wanted = [np.array([bos, *encoding.ids, eos], np.int32) for encoding in encodings]
-    if lengths.tolist() == [len(w) for w in wanted] and np.array_equal(ids, np.concatenate([*wanted, ids[:0]])):
-        return
-    for text, want, got in zip(documents, wanted, np.split(ids, np.cumsum(lengths)[:-1]), strict=True):
-        assert got.tolist() == want.tolist(), ascii(text[:200])
+    end = 0
+    for text, length, encoding in zip(documents, lengths.tolist(), encodings, strict=True):
+        start, end = end, end + length
+        assert ids[start:end].tolist() == [bos, *encoding.ids, eos], ascii(text[:200])
 
 
 def description_of(merges: Sequence[tuple[str, str]], alphabet: str = SPACE) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def encoder(tokenizer: Tokenizer) -> FastEncoder:
     return encoder_of(tokenizer)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(documents=st.lists(texts, max_size=6))
 def test_any_text_gets_the_ids_of_tokenizers(
     tokenizer: Tokenizer, encoder: FastEncoder, documents: list[str]
@@ -115,7 +116,7 @@ def test_any_text_gets_the_ids_of_tokenizers(
     assert_same(encoder, tokenizer, documents)
 
 
-def test_one_document_at_a_time_gets_the_same_ids_as_encode(tokenizer: Tokenizer, encoder: FastEncoder) -> None:
+def test_one_document_alone_gets_the_ids_of_encode(tokenizer: Tokenizer, encoder: FastEncoder) -> None:
     for text in AWKWARD:
         ids, _ = encoder.encode([text])
         assert ids.tolist()[1:-1] == tokenizer.encode(text, add_special_tokens=False).ids, ascii(text)
@@ -123,8 +124,8 @@ def test_one_document_at_a_time_gets_the_same_ids_as_encode(tokenizer: Tokenizer
 
 def code_points_asked(full: bool) -> Iterator[str]:
     for code in range(0x110000):
-        listed = full or code < 0x20000 or 0xE0000 <= code < 0xE0200 or code % 251 == 0
-        if listed and not 0xD800 <= code < 0xE000:
+        listed = code < 0x3400 or 0xA000 <= code < 0xAC00 or 0xD7A4 <= code < 0x12000 or code % 61 == 0
+        if (full or listed) and not 0xD800 <= code < 0xE000:
             yield chr(code)
 
 
@@ -137,8 +138,9 @@ def test_every_code_point_is_taken_for_what_tokenizers_take_it_for(
     assert_same(encoder, tokenizer, [f"각{c}\u1100{c}\u0345{c}\u0334" for c in code_points_asked(full)])
 
 
-def test_a_character_that_nfc_joins_to_the_one_before_is_joined(tokenizer: Tokenizer, encoder: FastEncoder) -> None:
-    joined = [unicodedata.normalize("NFD", chr(code)) for code in [*range(0xC0, 0x3400), *range(0xAC00, 0xD7A4)]]
+def test_what_nfc_joins_is_joined(tokenizer: Tokenizer, encoder: FastEncoder) -> None:
+    composed = map(chr, [*range(0xC0, 0x3400), *range(0xAC00, 0xD7A4)])
+    joined = [unicodedata.normalize("NFD", c) for c in composed]
     assert_same(encoder, tokenizer, [f"x{text}y" for text in joined])
     assert_same(encoder, tokenizer, ["".join(joined), "한 " * 50 + "".join(reversed(joined))])
 
@@ -194,7 +196,7 @@ def test_half_a_surrogate_pair_is_refused_not_guessed(encoder: FastEncoder) -> N
         encoder.encode(["가", "\ud800"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=30),
     words=st.lists(st.text("abㅋ🩷 ", max_size=40), max_size=5),
@@ -218,7 +220,7 @@ def test_merges_are_made_lowest_rank_first_and_leftmost_among_equals(
 def test_long_words_get_the_ids_of_tokenizers(tokenizer: Tokenizer, heap_above: int) -> None:
     draw = random.Random(0)
     syllables = "".join(draw.choices("가나다라마바사아하는을에고지ㅋㅠ😀\u0301", k=3000))
-    long = ["ㅋ" * 2000, "가" * 1999, "=" * 2001, " " * 2000, "\n" * 2000, "영화" * 900, syllables, "😀" * 999, "é" * 500]
+    long = [piece * 1999 for piece in ("ㅋ", "가", "=", " ", "\n", "영화", "😀", "é")] + [syllables]
     edges = ["영화는정말재미있었습니다"[:n] + "!" * m for n in range(12) for m in range(12)]
     assert_same(encoder_of(tokenizer, heap_above=heap_above), tokenizer, long + edges)
 
@@ -243,7 +245,7 @@ def test_words_that_share_a_place_in_the_memo_keep_their_own_ids(
     crowded = encoder_of(tokenizer, memo_words=2)  # every word falls on the same two entries
     assert_same(crowded, tokenizer, demo_texts[:100])
     assert_same(crowded, tokenizer, AWKWARD * 3)
-    assert_same(crowded, tokenizer, ["가나가나가나 나가 나 가 나 가", "! !\0 !\0\0 ! !\0", "\0\0 \0\0\0\0 \0"])
+    assert_same(crowded, tokenizer, ["가나가나 나가 나 가 나", "! !\0 !\0\0 ! !\0", "\0\0 \0\0\0\0 \0"])
 
 
 def test_a_full_memo_takes_no_more_memory_and_gives_the_same_ids(
@@ -253,8 +255,8 @@ def test_a_full_memo_takes_no_more_memory_and_gives_the_same_ids(
     for _ in range(2):
         assert_same(small, tokenizer, demo_texts)
         (memo,) = small.idle_memos
-        assert (memo.tokens[:, 4] != 0).all()
-        assert memo.words.nbytes == 256 * 32
+        assert memo[:, 2].all()
+        assert memo.nbytes == 256 * 32
 
 
 def test_a_vocabulary_without_characters_spells_everything_in_bytes() -> None:
@@ -302,6 +304,17 @@ def test_an_encoder_works_on_both_sides_of_a_fork(encoder: FastEncoder, demo_tex
     assert np.array_equal(encoder.encode(demo_texts)[0], wanted)
 
 
+def test_an_encoder_sent_to_another_process_goes_without_its_memo_and_gives_the_same_ids(
+    tokenizer: Tokenizer, encoder: FastEncoder, demo_texts: list[str]
+) -> None:
+    encoder.encode(demo_texts)
+    sent = pickle.dumps(encoder)
+    assert len(sent) < encoder.memo_words * 32
+    received = pickle.loads(sent)
+    for _ in range(2):
+        assert_same(received, tokenizer, [*demo_texts, *AWKWARD])
+
+
 def set_at(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
     def change(description: dict[str, Any]) -> None:
         for key in path[:-1]:
@@ -332,11 +345,13 @@ TRUNCATION = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst",
         set_at("model", "ignore_merges", to=True),
         set_at("model", "end_of_word_suffix", to="</w>"),
         set_at("model", "vocab", "<0xEA>!", to=None),
-        set_at("model", to={"type": "WordLevel", "vocab": {BOS: 0, EOS: 1, "<unk>": 2}, "unk_token": "<unk>"}),
+        set_at("model", to={"type": "WordLevel", "vocab": {BOS: 0, "<unk>": 1}, "unk_token": "<unk>"}),
         set_at("model", to={"type": "Unigram", "vocab": [["<unk>", 0.0]], "unk_id": 0}),
     ],
 )
-def test_a_tokenizer_of_another_pipeline_is_left_to_tokenizers(change: Callable[[dict[str, Any]], Any]) -> None:
+def test_a_tokenizer_of_another_pipeline_is_left_to_tokenizers(
+    change: Callable[[dict[str, Any]], Any],
+) -> None:
     description = description_of([])
     assert FastEncoder.for_tokenizer(tokenizer_of(description)) is not None
     change(description)
