@@ -3,8 +3,9 @@
     python benchmarks/encode.py --tokenizer DIR --input F.jsonl.gz... [--megabytes 20] [--rounds 3]
 
 Each round runs both, one after the other, over the same texts; a figure is the median of the rounds, in MB of
-UTF-8 a second of processor time, which on an idle machine is the time that passes. `warm` is an encoder that has met these texts before, `cold` one that has met none and has its
-memo still to fill. Prints a table and, as the last line, one JSON object.
+UTF-8 a second of processor time, which on an idle machine is the time that passes. `warm` is an encoder that
+has met these texts before, `cold` one that has met none and has its memo still to fill. Prints a table and,
+as the last line, one JSON object.
 """
 
 import argparse
@@ -66,8 +67,7 @@ def measure(tokenizer: Any, file: Path, most_bytes: int, rounds: int) -> Figures
         return encoder
 
     texts = texts_of(file, most_bytes)
-    megabytes = sum(  # this also leaves CPython the UTF-8 that `tokenizers` asks for
-        len(text.encode()) for text in texts) / 1e6
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
     batches = [texts[first : first + BATCH] for first in range(0, len(texts), BATCH)]
     warm_encoder = fresh()
     tokens = sum(len(warm_encoder.encode(batch)[0]) for batch in batches)

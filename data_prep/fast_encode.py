@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,13 @@ _JAMO = range(0x1100, 0x1200)
 
 
 @functools.cache
-def _seconds_of_compositions() -> frozenset[str]:
-    decompositions = (unicodedata.decomposition(chr(code)).split() for code in range(0x20000))
+def _seconds_of_compositions(tables: ModuleType) -> frozenset[str]:
+    """Characters that NFC may join to the one before them by Python's tables, those of Hangul apart."""
+    decompositions = (tables.decomposition(chr(code)).split() for code in range(0x20000))
     return frozenset(chr(int(d[1], 16)) for d in decompositions if len(d) == 2 and d[0][0] != "<")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class CodePoints:
     """What the installed `tokenizers` takes a code point for, asked when it is first met.
 
@@ -63,7 +65,7 @@ class CodePoints:
     def none_known(cls) -> "CodePoints":
         return cls(
             kinds=np.full(kernel.CODE_POINTS, kernel.UNKNOWN, np.uint8),
-            seconds=_seconds_of_compositions(),
+            seconds=_seconds_of_compositions(unicodedata),
             nfc=normalizers.NFC(),
             without_letters=pre_tokenizers.Split(Regex(r"[\p{L}\p{M}]"), "removed"),
             without_digits=pre_tokenizers.Split(Regex(r"\p{N}"), "removed"),
@@ -111,11 +113,16 @@ class CodePoints:
         return "".join(pieces) + text[done:]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class FastEncoder:
     """Encodes documents as `tokenizers` does.
 
     Holds no lock and no thread: several threads may use it, and both sides of a fork.
+
+    Attributes:
+        bos, eos: ids of `<s>` and `</s>`.
+        memo_words, heap_above: see `for_tokenizer`.
+        idle_memos: the memo, while no call is using it.
     """
 
     bos: int

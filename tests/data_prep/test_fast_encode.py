@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from configs.schema import TokenizerSettings
-from data_prep import machine_code
+from data_prep import fast_encode, machine_code
 from data_prep.fast_encode import FastEncoder
 from data_prep.tokenizer import (
     BOS,
@@ -37,7 +37,7 @@ from data_prep.tokenizer import (
 ROOT = Path(__file__).parents[2]
 DEMO = sorted((ROOT / "data_prep/demo_text").glob("*.jsonl.gz"))
 SHARED = ROOT.parent / "shared"
-SAMPLE_BYTES = 1_500_000
+SAMPLE_BYTES = 1_000_000
 
 AWKWARD = [
     *(" ", "  ", "   ", "\n", "\n\n", " \n", "\n ", "\r\n", "\t", "\0", "\u00a0", "\u3000", "\u200b"),
@@ -124,7 +124,7 @@ def test_one_document_alone_gets_the_ids_of_encode(tokenizer: Tokenizer, encoder
 
 def code_points_asked(full: bool) -> Iterator[str]:
     for code in range(0x110000):
-        listed = code < 0x3400 or 0xA000 <= code < 0xAC00 or 0xD7A4 <= code < 0x12000 or code % 61 == 0
+        listed = code < 0x3400 or 0xA600 <= code < 0xAC00 or 0xF900 <= code < 0x11A00 or code % 251 == 0
         if (full or listed) and not 0xD800 <= code < 0xE000:
             yield chr(code)
 
@@ -136,6 +136,7 @@ def test_every_code_point_is_taken_for_what_tokenizers_take_it_for(
     # One document a code point: another that NFC changes would have the whole document normalised.
     assert_same(encoder, tokenizer, [f"가{c}e{c}{c}1 {c}" for c in code_points_asked(full)])
     assert_same(encoder, tokenizer, [f"각{c}\u1100{c}\u0345{c}\u0334" for c in code_points_asked(full)])
+    assert_same(encoder, tokenizer, [f"a{c}\u0334{c}" for c in code_points_asked(full)])
 
 
 def test_what_nfc_joins_is_joined(tokenizer: Tokenizer, encoder: FastEncoder) -> None:
@@ -143,6 +144,15 @@ def test_what_nfc_joins_is_joined(tokenizer: Tokenizer, encoder: FastEncoder) ->
     joined = [unicodedata.normalize("NFD", c) for c in composed]
     assert_same(encoder, tokenizer, [f"x{text}y" for text in joined])
     assert_same(encoder, tokenizer, ["".join(joined), "한 " * 50 + "".join(reversed(joined))])
+
+
+def test_a_python_with_older_unicode_tables_than_tokenizers_changes_no_id(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_encode, "unicodedata", unicodedata.ucd_3_2_0)
+    composed = map(chr, [*range(0xC0, 0x3400), *range(0x11000, 0x11A00)])
+    joined = [unicodedata.normalize("NFD", c) for c in composed]
+    assert_same(encoder_of(tokenizer), tokenizer, [f"x{text}y" for text in joined])
 
 
 def test_the_demo_corpus_gets_the_ids_of_tokenizers(
@@ -183,6 +193,13 @@ def test_a_special_token_spelt_out_is_text(tokenizer: Tokenizer, encoder: FastEn
     special = {tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
     ids, _ = encoder.encode(["</s> <s><pad>가</s>", "<unk>"])
     assert sum(token in special for token in ids.tolist()) == 4
+
+
+def test_a_special_token_that_a_user_added_is_text_too(tokenizer: Tokenizer) -> None:
+    added = Tokenizer.from_str(tokenizer.to_str())
+    added.add_special_tokens(["영화", "<|user|>"])
+    added.encode_special_tokens = True
+    assert_same(encoder_of(added), added, ["이 영화 <|user|> 영화는", "영화<|user|>"])
 
 
 def test_no_documents_and_empty_documents_are_encoded(tokenizer: Tokenizer, encoder: FastEncoder) -> None:
@@ -340,6 +357,7 @@ TRUNCATION = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst",
         set_at("pre_tokenizer", "invert", to=True),
         set_at("truncation", to=TRUNCATION),
         set_at("added_tokens", to=[{**ADDED, "content": "영화", "special": False}]),
+        set_at("post_processor", to={"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}),
         set_at("model", "dropout", to=0.5),
         set_at("model", "byte_fallback", to=False),
         set_at("model", "ignore_merges", to=True),
