@@ -29,10 +29,11 @@ UNSETTLED = 0x80
 # What `look_over` says of a document.
 HOLDS_UNKNOWN, HOLDS_UNSETTLED = 1, 2
 
-# One entry of the memo is half a cache line: 8 code units, a header, 3 token ids. Nearly all words of Korean
-# fit; more room an entry was slower, since fewer entries then stay in the processor's caches.
+# One entry of the memo is half a cache line: 8 code units, 5 tokens of 24 bits, and how many of each. Nearly
+# all words of Korean fit; larger entries were slower, since fewer of them stay in the processor's caches.
 MEMO_UNITS = 8
-MEMO_TOKENS = 3
+MEMO_TOKENS = 5
+MEMO_IDS = 1 << 24  # every id is below
 MEMO_BYTES = 32
 
 # Tokens of a word above which a heap finds the next merge: below it, looking at every pair is quicker.
@@ -46,9 +47,10 @@ WORDS_AT_ONCE = 64
 
 NO_MERGE = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _MULTIPLIER = np.uint64(0x9E37_79B9_7F4A_7C15)
-_LOW_8 = np.uint64(0xFF)
-_LOW_32 = np.uint64(0xFFFF_FFFF)
-_ZERO, _8, _16, _32, _48 = np.uint64(0), np.uint64(8), np.uint64(16), np.uint64(32), np.uint64(48)
+# numba makes a float of a sum of signed and unsigned numbers, so even the shifts are unsigned.
+_LOW_4, _LOW_24, _LOW_32 = np.uint64(0xF), np.uint64(0xFF_FFFF), np.uint64(0xFFFF_FFFF)
+_ZERO, _4, _8, _16, _24 = np.uint64(0), np.uint64(4), np.uint64(8), np.uint64(16), np.uint64(24)
+_32, _48, _56 = np.uint64(32), np.uint64(48), np.uint64(56)
 
 
 class Tables(NamedTuple):
@@ -89,9 +91,10 @@ def empty_memo(entries: int) -> NDArray[np.uint64]:
     taken from the system only as it fills up.
 
     Returns:
-        uint64 (entries, 4). Columns 0 and 1: the word's units, zeros behind. Column 2, from its lowest bit: 8
-        bits for the count of units, 24 for that of tokens, 32 for the first token; all 0 in an empty entry.
-        Column 3: second and third token, 32 bits each.
+        uint64 (entries, 4). Columns 0 and 1: the word's units, zeros behind. Column 2, from its lowest bit: 4
+        bits for the count of units, 4 for that of tokens, 24 each for the first and the second token, 8 for
+        the lowest of the fifth; all 0 in an empty entry. Column 3: 24 bits each for the third and the fourth
+        token, 16 for the rest of the fifth.
     """
     memory = np.zeros(4 * entries + 8, np.uint64)
     first = -memory.ctypes.data % (2 * MEMO_BYTES) // 8  # two neighbouring entries then share a cache line
@@ -420,17 +423,19 @@ def _recall(memo: NDArray[np.uint64], words: Words, word: Int, ids: NDArray[np.i
     if length > MEMO_UNITS:
         return -1
     for seat in (place, place ^ 1):
-        header = memo[seat, 2]
+        head, tail = memo[seat, 2], memo[seat, 3]
         if (
             memo[seat, 0] == words.keys[word, 0]
             and memo[seat, 1] == words.keys[word, 1]
-            and np.int64(header & _LOW_8) == length  # all that tells `!` from `!\0`
+            and np.int64(head & _LOW_4) == length  # all that tells `!` from `!\0`
         ):
-            # all three: cheaper than to guess how many
-            ids[written] = np.int32(header >> _32)
-            ids[written + 1] = np.int32(memo[seat, 3] & _LOW_32)
-            ids[written + 2] = np.int32(memo[seat, 3] >> _32)
-            return np.int64(header >> _8 & _LOW_8)
+            # all five: cheaper than to guess how many
+            ids[written] = np.int32(head >> _8 & _LOW_24)
+            ids[written + 1] = np.int32(head >> _32 & _LOW_24)
+            ids[written + 2] = np.int32(tail & _LOW_24)
+            ids[written + 3] = np.int32(tail >> _24 & _LOW_24)
+            ids[written + 4] = np.int32(head >> _56 | tail >> _48 << _8)
+            return np.int64(head >> _4 & _LOW_4)
     return -1
 
 
@@ -447,10 +452,19 @@ def _remember(
         memo[place ^ 1, column] = memo[place, column]
     memo[place, 0] = words.keys[word, 0]
     memo[place, 1] = words.keys[word, 1]
-    memo[place, 2] = np.uint64(length | count << 8) | np.uint64(ids[written]) << _32
-    memo[place, 3] = np.uint64(ids[written + 1] if count > 1 else 0)
+    head = np.uint64(length | count << 4) | np.uint64(ids[written]) << _8
+    tail = _ZERO
+    if count > 1:
+        head |= np.uint64(ids[written + 1]) << _32
     if count > 2:
-        memo[place, 3] |= np.uint64(ids[written + 2]) << _32
+        tail = np.uint64(ids[written + 2])
+    if count > 3:
+        tail |= np.uint64(ids[written + 3]) << _24
+    if count > 4:
+        head |= np.uint64(ids[written + 4]) << _56
+        tail |= np.uint64(ids[written + 4]) >> _8 << _48
+    memo[place, 2] = head
+    memo[place, 3] = tail
 
 
 @entry

@@ -234,6 +234,7 @@ def _is_our_pipeline(description: dict[str, Any]) -> bool:
         and {**model, "vocab": {}, "merges": []} == ours["model"]
         and vocab.keys() >= {*SPECIAL_TOKENS, *BYTE_PIECES}
         and len(set(vocab.values())) == len(vocab)
+        and max(vocab.values()) < kernel.MEMO_IDS
         and all(token["special"] for token in description["added_tokens"])
         and description["post_processor"] in (None, _our_post_processor(vocab))
     )

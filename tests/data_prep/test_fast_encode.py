@@ -233,6 +233,21 @@ def test_merges_are_made_lowest_rank_first_and_leftmost_among_equals(
     assert_same(encoder_of(made, memo_words=16, heap_above=heap_above), made, words)
 
 
+@pytest.fixture(scope="module")
+def merging_everything() -> Tokenizer:
+    """A tokenizer that would join any two of these characters, if only they stood in the same word."""
+    characters = "12a가!?\n▁\u2126"
+    return tokenizer_of(description_of([(a, b) for a in characters for b in characters], characters))
+
+
+@settings(max_examples=300, deadline=None)
+@given(documents=st.lists(st.text("12a가!? \n▁", max_size=30), max_size=10))
+def test_no_merge_reaches_over_the_border_of_a_word(
+    merging_everything: Tokenizer, documents: list[str]
+) -> None:
+    assert_same(encoder_of(merging_everything, memo_words=16), merging_everything, documents)
+
+
 @pytest.mark.parametrize("heap_above", [0, 96, 10_000])
 def test_long_words_get_the_ids_of_tokenizers(tokenizer: Tokenizer, heap_above: int) -> None:
     draw = random.Random(0)
@@ -280,6 +295,15 @@ def test_a_vocabulary_without_characters_spells_everything_in_bytes() -> None:
     for alphabet in ("", SPACE, "\u2126", " "):
         bare = tokenizer_of(description_of([], alphabet))
         assert_same(encoder_of(bare), bare, [*AWKWARD, "".join(AWKWARD)])
+
+
+def test_ids_as_high_as_a_memo_can_hold_are_kept() -> None:
+    description = description_of([("나", "다")], "가나다라마바" + SPACE)
+    vocab = description["model"]["vocab"]
+    description["model"]["vocab"] = {token: (1 << 24) - 1 - number for token, number in vocab.items()}
+    high = tokenizer_of(description)
+    words = ["가나다라마바"[first:last] for first in range(6) for last in range(7)]
+    assert_same(encoder_of(high), high, words * 2)
 
 
 def test_several_tokenizers_in_one_process_do_not_mix(
@@ -363,6 +387,7 @@ TRUNCATION = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst",
         set_at("model", "ignore_merges", to=True),
         set_at("model", "end_of_word_suffix", to="</w>"),
         set_at("model", "vocab", "<0xEA>!", to=None),
+        set_at("model", "vocab", "far", to=1 << 24),
         set_at("model", to={"type": "WordLevel", "vocab": {BOS: 0, "<unk>": 1}, "unk_token": "<unk>"}),
         set_at("model", to={"type": "Unigram", "vocab": [["<unk>", 0.0]], "unk_id": 0}),
     ],
