@@ -206,9 +206,7 @@ def _end_of_word(units: NDArray[np.uint16], start: Int, end: Int, kinds: NDArray
 
 
 @inner
-def _spell(
-    units: NDArray[np.uint16], start: Int, end: Int, tables: Tables, out: NDArray[np.int32], first: Int
-) -> Int:
+def _spell(units: NDArray[np.uint16], start: Int, end: Int, tables: Tables, out: NDArray[np.int32], first: Int) -> Int:
     """Write the tokens of a word before any merge to `out[first:]`: characters, or their UTF-8 in bytes."""
     last = first
     at = start
@@ -314,9 +312,7 @@ def _merge_by_heap(tokens: NDArray[np.int32], count: Int, merges: NDArray[np.uin
     """As `_merge_by_looking`, in time `count * log(count)` and 28 bytes a token of memory."""
     before = np.arange(-1, count - 1).astype(np.int32)
     behind = np.arange(1, count + 1).astype(np.int32)
-    heap = np.empty(
-        2 * count, np.int64
-    )  # `rank << 32 | place`; each merge takes one entry and adds at most two
+    heap = np.empty(2 * count, np.int64)  # `rank << 32 | place`; each merge takes one entry and adds at most two
     size = 0
     for at in range(count - 1):
         found = _merge_of(tokens[at], tokens[at + 1], merges)
@@ -372,9 +368,7 @@ def _packed(units: NDArray[np.uint16], start: Int, length: Int) -> np.uint64:
 
 
 @inner
-def _cut(
-    units: NDArray[np.uint16], at: Int, end: Int, kinds: NDArray[np.uint8], slots: Int, words: Words
-) -> Int:
+def _cut(units: NDArray[np.uint16], at: Int, end: Int, kinds: NDArray[np.uint8], slots: Int, words: Words) -> Int:
     """Cut the next words of a document, as many as there is room for in `words`; give how many.
 
     Args:
@@ -404,8 +398,14 @@ def _cut(
 
 @inner
 def _merge(
-    units: NDArray[np.uint16], start: Int, stop: Int, tables: Tables, heap_above: Int,
-    best: NDArray[np.uint64], ids: NDArray[np.int32], written: Int
+    units: NDArray[np.uint16],
+    start: Int,
+    stop: Int,
+    tables: Tables,
+    heap_above: Int,
+    best: NDArray[np.uint64],
+    ids: NDArray[np.int32],
+    written: Int,
 ) -> Int:
     """Write the tokens of a word to `ids[written:]`; give how many."""
     last = _spell(units, start, stop, tables, ids, written)
@@ -469,8 +469,15 @@ def _remember(
 
 @entry
 def encode_documents(
-    units: NDArray[np.uint16], ends: NDArray[np.int64], tables: Tables, memo: NDArray[np.uint64], bos: Int,
-    eos: Int, heap_above: Int, ids: NDArray[np.int32], lengths: NDArray[np.int64]
+    units: NDArray[np.uint16],
+    ends: NDArray[np.int64],
+    tables: Tables,
+    memo: NDArray[np.uint64],
+    bos: Int,
+    eos: Int,
+    heap_above: Int,
+    ids: NDArray[np.int32],
+    lengths: NDArray[np.int64],
 ) -> Int:
     """Encode documents in which every kind is known and that are NFC; give the number of tokens.
 

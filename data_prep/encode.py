@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from configs.errors import BadInput
+from data_prep.fast_encode import FastEncoder
 from data_prep.manifest import file_checksum
 from data_prep.tokenizer import BOS, EOS, SPECIAL_TOKENS, TOKENIZER_FILE
 
@@ -104,16 +105,12 @@ def _around(tokenizer: Tokenizer, folder: Path, bos: str, eos: str) -> tuple[Enc
         raise BadInput(
             f"{folder}: the tokenizer has no token '{eos}' to end a text; set eos_token in tokenizer_config.json"
         )
-    if all(tokenizer.token_to_id(token) is not None for token in SPECIAL_TOKENS):
-        fast = _fast_encoder(tokenizer)
+    if (bos, eos) == (BOS, EOS) and all(tokenizer.token_to_id(token) is not None for token in SPECIAL_TOKENS):
+        fast = FastEncoder.for_tokenizer(tokenizer)
         if fast is not None:
             return fast, size
     log.info("%s: encoded by `tokenizers`; the fast path is for tokenizers that Malmoi trained", folder)
     return PlainEncoder(tokenizer, tokenizer.token_to_id(bos), end), size
-
-
-def _fast_encoder(tokenizer: Tokenizer) -> Encoder | None:
-    return None
 
 
 def _named_special(folder: Path, name: str, default: str) -> str:

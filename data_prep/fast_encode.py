@@ -227,10 +227,7 @@ def _is_our_pipeline(description: dict[str, Any]) -> bool:
     model = description["model"]
     vocab = model.get("vocab", {})
     return bool(
-        all(
-            description[part] == ours[part]
-            for part in ("normalizer", "pre_tokenizer", "truncation", "padding")
-        )
+        all(description[part] == ours[part] for part in ("normalizer", "pre_tokenizer", "truncation", "padding"))
         and {**model, "vocab": {}, "merges": []} == ours["model"]
         and vocab.keys() >= {*SPECIAL_TOKENS, *BYTE_PIECES}
         and len(set(vocab.values())) == len(vocab)

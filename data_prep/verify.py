@@ -65,7 +65,7 @@ def require_whole(folder: Path, manifest: Manifest, checksums: bool) -> None:
     Raises:
         BadInput: one is not; the message is the first finding's.
     """
-    for finding in _files(folder, manifest, checksums):
+    for finding in _recorded_files(folder, manifest.files, checksums):
         raise BadInput(finding.message)
 
 

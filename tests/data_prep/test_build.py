@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 
 from configs.errors import BadInput
 from configs.schema import CleaningSettings, CorpusSettings, DataSettings
-from data_prep.build import open_split, prepare_shards
 from data_prep import chunks
+from data_prep.build import open_split, prepare_shards
 from data_prep.corpus import corpus_files, read_documents
 from data_prep.manifest import Manifest, read_manifest
 from data_prep.shards import open_shard

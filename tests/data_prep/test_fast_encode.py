@@ -110,9 +110,7 @@ def encoder(tokenizer: Tokenizer) -> FastEncoder:
 
 @settings(max_examples=300, deadline=None)
 @given(documents=st.lists(texts, max_size=6))
-def test_any_text_gets_the_ids_of_tokenizers(
-    tokenizer: Tokenizer, encoder: FastEncoder, documents: list[str]
-) -> None:
+def test_any_text_gets_the_ids_of_tokenizers(tokenizer: Tokenizer, encoder: FastEncoder, documents: list[str]) -> None:
     assert_same(encoder, tokenizer, documents)
 
 
@@ -242,9 +240,7 @@ def merging_everything() -> Tokenizer:
 
 @settings(max_examples=300, deadline=None)
 @given(documents=st.lists(st.text("12a가!? \n▁", max_size=30), max_size=10))
-def test_no_merge_reaches_over_the_border_of_a_word(
-    merging_everything: Tokenizer, documents: list[str]
-) -> None:
+def test_no_merge_reaches_over_the_border_of_a_word(merging_everything: Tokenizer, documents: list[str]) -> None:
     assert_same(encoder_of(merging_everything, memo_words=16), merging_everything, documents)
 
 
@@ -271,18 +267,14 @@ def test_a_word_of_any_length_takes_time_in_proportion(encoder: FastEncoder) -> 
         assert seconds(syllable, 1 << 17) < 60 * seconds(syllable, 1 << 13)  # 16 and a little; squared: 256
 
 
-def test_words_that_share_a_place_in_the_memo_keep_their_own_ids(
-    tokenizer: Tokenizer, demo_texts: list[str]
-) -> None:
+def test_words_that_share_a_place_in_the_memo_keep_their_own_ids(tokenizer: Tokenizer, demo_texts: list[str]) -> None:
     crowded = encoder_of(tokenizer, memo_words=2)  # every word falls on the same two entries
     assert_same(crowded, tokenizer, demo_texts[:100])
     assert_same(crowded, tokenizer, AWKWARD * 3)
     assert_same(crowded, tokenizer, ["가나가나 나가 나 가 나", "! !\0 !\0\0 ! !\0", "\0\0 \0\0\0\0 \0"])
 
 
-def test_a_full_memo_takes_no_more_memory_and_gives_the_same_ids(
-    tokenizer: Tokenizer, demo_texts: list[str]
-) -> None:
+def test_a_full_memo_takes_no_more_memory_and_gives_the_same_ids(tokenizer: Tokenizer, demo_texts: list[str]) -> None:
     small = encoder_of(tokenizer, memo_words=1 << 8)
     for _ in range(2):
         assert_same(small, tokenizer, demo_texts)
