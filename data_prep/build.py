@@ -18,6 +18,7 @@ from data_prep.manifest import (
     read_manifest,
     shard_folder,
 )
+from data_prep.nodes import may_build, this_node
 from data_prep.once import build_once
 from data_prep.shards import TokenStream, open_shard
 from data_prep.sources import corpus_files
@@ -57,6 +58,7 @@ def prepare_shards(corpus: CorpusSettings, data: DataSettings, tokenizer_folder:
         RuntimeError: a worker, or the process that this one waited for, died.
     """
     _check_settings(corpus, data)
+    builds = may_build(out, data.shared_filesystem, this_node())
     files = corpus_files(corpus)
     sources = source_records(files, corpus, out)
     manifest = _planned_manifest(sources, corpus, data, tokenizer_folder)
@@ -64,7 +66,7 @@ def prepare_shards(corpus: CorpusSettings, data: DataSettings, tokenizer_folder:
     def build(temporary: Path, heartbeat: Heartbeat) -> None:
         write_shards(files, manifest, corpus, data, tokenizer_folder, temporary, heartbeat)
 
-    folder = build_once(out / manifest.fingerprint, MANIFEST_FILE, build, takes_over=True)
+    folder = build_once(out / manifest.fingerprint, MANIFEST_FILE, build, takes_over=True, may_build=builds)
     check_skipped(read_manifest(folder), corpus)
     return folder
 

@@ -15,6 +15,8 @@ from data_prep.cleaning import Cleaned
 DIGEST_BYTES = 16
 PERMUTATIONS = 128
 SHINGLE_WORDS = 5
+SCHEME = "affine32"
+"""Named, so that another version's default does not change which documents are kept."""
 WORD = re.compile(r"\w+")
 KEPT_FILE = "kept.hashes"
 
@@ -31,7 +33,7 @@ def signatures_of(texts: list[str]) -> NDArray[np.uint32]:
         words = WORD.findall(text) or [text]
         last = max(1, len(words) - SHINGLE_WORDS + 1)
         shingles = {" ".join(words[start : start + SHINGLE_WORDS]).encode() for start in range(last)}
-        hashed = minhash(num_perm=PERMUTATIONS, seed=1)
+        hashed = minhash(num_perm=PERMUTATIONS, seed=1, scheme=SCHEME)
         hashed.update_batch(sorted(shingles))
         signatures[row] = hashed.hashvalues
     return signatures
@@ -86,7 +88,7 @@ class Duplicates:
         self._signatures.append(signature)
 
     def _minhash(self, signature: NDArray[np.uint32]) -> Any:
-        return _datasketch().MinHash(num_perm=PERMUTATIONS, seed=1, hashvalues=signature.astype(np.uint64))
+        return _datasketch().MinHash(num_perm=PERMUTATIONS, seed=1, scheme=SCHEME, hashvalues=signature)
 
     def reasons(self, digests: NDArray[np.uint8], signatures: NDArray[np.uint32]) -> list[Cleaned | None]:
         """Why each document of a chunk is left out, or none where it is kept and remembered.

@@ -15,7 +15,7 @@ import json, logging, sys
 from contextlib import contextmanager
 from pathlib import Path
 from configs.errors import BadInput
-from configs.schema import CorpusSettings, DataSettings
+from configs.schema import CleaningSettings, CorpusSettings, DataSettings
 from data_prep import chunks, once
 from data_prep.build import prepare_shards
 
@@ -29,7 +29,8 @@ if __name__ == "__main__":
         def try_lock(path):
             yield True
         once.try_lock = try_lock
-    corpus = CorpusSettings(**{**wanted["corpus"], "input": tuple(wanted["corpus"]["input"])})
+    cleaning = CleaningSettings(**wanted["corpus"].pop("cleaning", {}))
+    corpus = CorpusSettings(input=tuple(wanted["corpus"].pop("input")), cleaning=cleaning, **wanted["corpus"])
     try:
         print(prepare_shards(corpus, DataSettings(**wanted["data"]), Path(wanted["tokenizer"]), Path(wanted["out"])))
     except BadInput as error:
