@@ -5,7 +5,7 @@ from pathlib import Path
 from configs.errors import BadInput
 from configs.schema import CorpusSettings, DataSettings, TokenizerSettings
 from data_prep.corpus import read_documents
-from data_prep.encode import load_encoder, tokenizer_checksum
+from data_prep.encode import load_encoder, tokenizer_checksum, vocabulary_size
 from data_prep.fingerprint import SourceRecord, fingerprint, source_records
 from data_prep.heartbeat import Heartbeat
 from data_prep.manifest import (
@@ -94,7 +94,7 @@ def _planned_manifest(
 ) -> Manifest:
     """The manifest as far as it is known before a document is read."""
     checksum = tokenizer_checksum(tokenizer_folder)
-    _, vocab_size = load_encoder(tokenizer_folder)
+    vocab_size = vocabulary_size(tokenizer_folder)
     cleaning = corpus.cleaning
     settings: dict[str, Setting] = {
         "corpus.text_field": corpus.text_field,

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from configs.errors import BadInput
-from data_prep.fast_encode import FastEncoder
 from data_prep.manifest import file_checksum
 from data_prep.tokenizer import BOS, EOS, SPECIAL_TOKENS, TOKENIZER_FILE
 
@@ -85,27 +84,47 @@ def load_encoder(folder: Path) -> tuple[Encoder, int]:
     """
     if not (folder / TOKENIZER_FILE).is_file():
         return _from_transformers(folder)
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-    except Exception as error:  # `tokenizers` raises plain Exception for every fault of the file
-        file = folder / TOKENIZER_FILE
-        raise BadInput(f"{file}: not a tokenizer that `tokenizers` reads ({error}); train it again") from error
     return _around(
-        tokenizer, folder, _named_special(folder, "bos_token", BOS), _named_special(folder, "eos_token", EOS)
+        _read(folder), folder, _named_special(folder, "bos_token", BOS), _named_special(folder, "eos_token", EOS)
     )
+
+
+def vocabulary_size(folder: Path) -> int:
+    """The number of ids that the tokenizer in `folder` needs: its largest and 1.
+
+    Raises:
+        BadInput: there is no tokenizer.
+    """
+    if not (folder / TOKENIZER_FILE).is_file():
+        return _from_transformers(folder)[1]
+    return _size(_read(folder))
+
+
+def _read(folder: Path) -> Tokenizer:
+    file = folder / TOKENIZER_FILE
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # `tokenizers` raises plain Exception for every fault of the file
+        raise BadInput(f"{file}: not a tokenizer that `tokenizers` reads ({error}); train it again") from error
+
+
+def _size(tokenizer: Tokenizer) -> int:
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 def _around(tokenizer: Tokenizer, folder: Path, bos: str, eos: str) -> tuple[Encoder, int]:
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    size = _size(tokenizer)
     end = tokenizer.token_to_id(eos)
     if end is None:
         raise BadInput(
             f"{folder}: the tokenizer has no token '{eos}' to end a text; set eos_token in tokenizer_config.json"
         )
     if (bos, eos) == (BOS, EOS) and all(tokenizer.token_to_id(token) is not None for token in SPECIAL_TOKENS):
+        from data_prep.fast_encode import FastEncoder  # late: numba is slow to import, and only workers encode
+
         fast = FastEncoder.for_tokenizer(tokenizer)
         if fast is not None:
             return fast, size

@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import fsspec
-
 from configs.errors import BadInput
 from configs.schema import CorpusSettings, Encoding
 from data_prep.files import write_whole
@@ -111,6 +109,8 @@ def _stamp(file: SourceFile) -> str:
         if abs(time.time() - status.st_mtime) < RACY_SECONDS:
             return ""
         return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+    import fsspec
+
     filesystem, path = fsspec.core.url_to_fs(file.name)
     try:
         changed = filesystem.modified(path)

@@ -4,8 +4,6 @@ import io
 import json
 from typing import Any
 
-import ijson.backends.python as iterative_json
-
 from data_prep.faults import BrokenRecord
 
 
@@ -19,6 +17,8 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError:
         # The parser of the standard library recurses. This one does not, and is a hundred times slower.
+        import ijson.backends.python as iterative_json
+
         try:
             return next(iter(iterative_json.items(io.BytesIO(text.encode(errors="surrogatepass")), "")))
         except (iterative_json.common.JSONError, ValueError, StopIteration) as error:

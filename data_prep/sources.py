@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, cast
 
-import fsspec
-
 from configs.errors import BadInput
 from configs.schema import CorpusSettings
 
@@ -110,6 +108,8 @@ def _local_files(name: str) -> list[SourceFile]:
 
 
 def _remote_files(url: str) -> list[SourceFile]:
+    import fsspec
+
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         if filesystem.isdir(path):
@@ -152,6 +152,8 @@ def _files_of_folder(folder: str, names: list[str]) -> list[SourceFile]:
 
 
 def _saved_data_files(state_file: str) -> list[str]:
+    import fsspec
+
     try:
         with fsspec.open(state_file, "rb") as stream:
             return [entry["filename"] for entry in json.load(stream)["_data_files"]]
@@ -171,6 +173,8 @@ def open_raw(file: SourceFile) -> BinaryIO:
     """Open the bytes of `file` as they are stored."""
     if file.is_local:
         return file.path.open("rb")
+    import fsspec  # late: most corpora are local, and it is slow to import
+
     return cast(BinaryIO, fsspec.open(file.name, "rb").open())
 
 
@@ -199,5 +203,7 @@ def size_of(file: SourceFile) -> int:
     """Bytes that `file` takes where it is stored."""
     if file.is_local:
         return file.path.stat().st_size
+    import fsspec
+
     filesystem, path = fsspec.core.url_to_fs(file.name)
     return int(filesystem.size(path))

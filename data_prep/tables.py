@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from configs.schema import CorpusSettings, Encoding
 from data_prep.faults import BrokenRecord, Fault, damage
 from data_prep.records import text_of
@@ -44,12 +41,14 @@ def table_values(file: SourceFile, encoding: Encoding, start: int, settings: Cor
         yield broken.at(number + 1)
     except DAMAGE as error:
         yield damage(file, error)
-    except pa.ArrowException as error:
-        yield Fault("format", 0, f"no {file.format} file, or a damaged one ({error}); fetch or write it again")
     except OSError as error:
         if error.errno is not None:
             raise
         yield damage(file, error)
+    except Exception as error:
+        if type(error).__module__ != "pyarrow.lib":
+            raise
+        yield Fault("format", 0, f"no {file.format} file, or a damaged one ({error}); fetch or write it again")
 
 
 def _limit(settings: CorpusSettings) -> int:
@@ -197,6 +196,8 @@ def _seekable(file: SourceFile) -> BinaryIO:
 
 
 def _parquet_rows(file: SourceFile, _: Encoding, settings: CorpusSettings) -> Iterator[object]:
+    import pyarrow.parquet as pq  # late: it is slow to import, and workers never read tables
+
     with _seekable(file) as stream:
         parquet = pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
         column = _column(parquet.schema_arrow, settings.text_field)
@@ -206,6 +207,8 @@ def _parquet_rows(file: SourceFile, _: Encoding, settings: CorpusSettings) -> It
 
 def _arrow_rows(file: SourceFile, _: Encoding, settings: CorpusSettings) -> Iterator[object]:
     """Rows of an Arrow file or stream. Batches of a plain local file are mapped, not read."""
+    import pyarrow as pa  # late, as above
+
     with pa.memory_map(file.name) if file.is_local and file.compression == "none" else _seekable(file) as stream:
         is_file = stream.read(6) == b"ARROW1"
         stream.seek(0)

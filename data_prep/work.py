@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -129,13 +130,17 @@ def encode_chunk(job: Job, chunk: Chunk) -> EncodedChunk:
     )
 
 
-def begin_worker(parent: int) -> None:
-    """Set up a worker process: one thread of its own, and an end when its parent ends, even by SIGKILL."""
+def begin_worker(builder: int) -> None:
+    """Set up a worker process: one thread of its own, and an end when the builder ends, even by SIGKILL."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
+        # The parent, a fork server, ends with the builder too; a killed builder's number stays until it is waited for.
+        with suppress(ProcessLookupError):
+            while os.getppid() == parent:
+                os.kill(builder, 0)
+                time.sleep(WATCH_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
