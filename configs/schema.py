@@ -7,8 +7,48 @@ from typing import Literal
 
 DocumentUnit = Literal["line", "paragraph", "file"]
 OptimizerName = Literal["adamw", "muon"]
+Encoding = Literal["utf-8", "cp949", "euc-kr", "auto"]
+OnError = Literal["stop", "skip"]
+UnicodeForm = Literal["NFC", "none"]
+SharedFilesystem = Literal["auto", "true", "false"]
+Engine = Literal["local", "dask", "slurm"]
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class CleaningSettings:
+    """What is taken out of the text. Each is off unless asked for, and each is counted in the manifest."""
+
+    shortest: int = 0
+    """Characters under which a document is left out; 0: none is."""
+    longest: int = 0
+    """Characters above which a document is left out; 0: none is."""
+    exact_duplicates: bool = False
+    """Leave out a document whose text was read before; costs the preparing process about 100 bytes a document."""
+    near_duplicates: float = 0.0
+    """Leave out a document whose words in fives are shared with an earlier one to this Jaccard share, by MinHash;
+    0: none is. Costs the preparing process about 10 kB a document; needs `pip install malmoi[dedup]`."""
+    hangul_share: float = 0.0
+    """Share of Hangul among a document's characters that are no white space, under which it is left out; 0: none is."""
+    repeated_lines: bool = False
+    """Keep only the first of a document's equal lines; blank lines stay."""
+    emails: bool = False
+    """Take e-mail addresses out of the text."""
+    resident_numbers: bool = False
+    """Take resident registration numbers (six digits, a hyphen or none, seven digits) out of the text."""
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """One of several sources. Its shards are its own, so a change of weight or of another source rebuilds nothing."""
+
+    name: str
+    """How messages and mixtures call the source."""
+    input: tuple[str, ...]
+    """Files, folders, globs or URLs, as in `corpus.input`."""
+    weight: float = 1.0
+    """Share of the training samples that this source gives, relative to the other sources' weights."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +56,27 @@ class CorpusSettings:
     """Which text is read, and how it falls into documents."""
 
     input: tuple[str, ...] = ()
-    """Files, folders or globs of .txt, .jsonl, .ndjson (each also .gz); `package:PATH` lies in Malmoi itself."""
+    """Files, folders, globs or fsspec URLs of .txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .arrow, each also
+    .gz, .zst, .xz or .bz2, and folders that `datasets` saved; `package:PATH` lies in Malmoi itself."""
+    sources: tuple[SourceSettings, ...] = ()
+    """Several sources with weights, in place of `input`."""
     text_field: str = "text"
-    """Field of a JSON line that holds the text; dots reach into nested objects."""
+    """Field or column that holds the text; dots reach into nested objects."""
     document: DocumentUnit = "line"
     """What one document is in a .txt file: a line, a block between blank lines, or the whole file."""
+    encoding: Encoding = "utf-8"
+    """How the text is encoded, decoded strictly; auto: each file as a whole is UTF-8 or else CP949."""
+    on_error: OnError = "stop"
+    """What a broken line or record does: stop, naming the place, or be skipped and counted by cause."""
+    largest_skipped_share: float = 0.01
+    """Share of all records above which skipping fails after all."""
+    normalise: UnicodeForm = "NFC"
+    """Unicode form of every document; macOS writes Hangul decomposed, which NFC mends."""
+    longest_document: int = 67_108_864
+    """Bytes above which one document of a .txt file is cut, at a character, into several; counted in the manifest.
+    A JSON or CSV record of more than four times as many bytes is broken input. Memory is bounded by it."""
+    cleaning: CleaningSettings = field(default_factory=CleaningSettings)
+    """What is taken out of the text."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +104,13 @@ class DataSettings:
     shard_tokens: int = 268_435_456
     """Tokens at which a shard is closed and the next begun."""
     workers: int | None = None
-    """Processes that encode; none: one a core."""
+    """Processes that encode; none: one a core. The bytes written do not depend on it."""
+    engine: Engine = "local"
+    """Where the encoding runs: processes of this machine, a Dask cluster, or jobs of dask-jobqueue on Slurm."""
+    scheduler: str | None = None
+    """Address of the Dask scheduler, for engine dask."""
+    shared_filesystem: SharedFilesystem = "auto"
+    """Whether all nodes see the same cache; auto finds out. If so node 0 builds; if not, one process a node does."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.errors import BadInput
+from data_prep.cleaning import Cleaned
+from data_prep.faults import Cause
+from data_prep.files import write_whole
+from data_prep.fingerprint import SourceRecord
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
+Setting = str | int | float | bool
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,21 @@ class Manifest:
     format_version: int
     fingerprint: str
     tokenizer: str
-    """Checksum of `tokenizer.json`."""
+    """Checksum of `tokenizer.json`; see `data_prep.encode.tokenizer_checksum`."""
     vocab_size: int
-    settings: dict[str, str | int | float]
-    sources: tuple[FileRecord, ...]
+    settings: dict[str, Setting]
+    """The settings that decide the shards' bytes, by dotted name."""
+    sources: tuple[SourceRecord, ...]
     train: Split
     held_out: Split
+    skipped: dict[Cause, int]
+    """Broken lines and records that were left out, by cause; only causes that were met."""
+    cleaned: dict[Cleaned, int]
+    """Documents and pieces of text that cleaning took out, by reason; only reasons that were met."""
+    cut: int
+    """Times that a document was cut because it was longer than allowed."""
     files: tuple[FileRecord, ...]
+    """Every file of the folder but the manifest."""
 
 
 def file_checksum(file: Path) -> str:
@@ -68,11 +81,11 @@ def file_record(file: Path, name: str | None = None) -> FileRecord:
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write `manifest.json`."""
-    (folder / MANIFEST_FILE).write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
+    """Write `manifest.json`, whole and seen onto the disk."""
+    write_whole(folder / MANIFEST_FILE, (json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _split(record: dict[str, object]) -> Split:
+def _as_split(record: dict[str, object]) -> Split:
     stems, counts = record["stems"], record["counts"]
     assert isinstance(stems, list) and isinstance(counts, dict)
     return Split(tuple(stems), SplitCounts(**counts))
@@ -93,8 +106,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise BadInput(
                 f"{file}: format version {record['format_version']}, this Malmoi reads {FORMAT_VERSION}; prepare again"
             )
-        record["train"], record["held_out"] = _split(record["train"]), _split(record["held_out"])
-        record["sources"] = tuple(FileRecord(**source) for source in record["sources"])
+        record["train"], record["held_out"] = _as_split(record["train"]), _as_split(record["held_out"])
+        record["sources"] = tuple(SourceRecord(**source) for source in record["sources"])
         record["files"] = tuple(FileRecord(**written) for written in record["files"])
         return Manifest(**record)
     except (ValueError, KeyError, TypeError, AssertionError) as error:

@@ -1,47 +1,189 @@
 """Build a folder exactly once, whoever asks and however many ask at the same time."""
 
-import os
+import json
+import logging
 import shutil
-import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import uuid4
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from configs.errors import BadInput
+from data_prep.files import fsync_folder, write_whole
+from data_prep.heartbeat import Heartbeat, Watch, read_beat
+
+POLL_SECONDS = 0.2
+SHOW_SECONDS = 10.0
+WORK = ".work"
+"""Folder in a folder under construction, for what is not part of the result."""
+
+log = logging.getLogger(__name__)
 
 
-def build_once(final: Path, marker: str, build: Callable[[Path], None]) -> Path:
-    """Return `final`, built by `build(temporary_folder)` unless it is there.
+@dataclass(frozen=True)
+class Failure:
+    """A builder's last word to those who wait for it."""
+
+    nonce: str
+    message: str
+    is_bad_input: bool
+
+
+def build_once(
+    final: Path, marker: str, build: Callable[[Path, Heartbeat], None], takes_over: bool = False, may_build: bool = True
+) -> Path:
+    """Return `final`, built by `build(temporary_folder, heartbeat)` unless it is there.
 
     The builder works in a temporary folder beside `final` and renames it into place, so `final` is whole or
-    not there; the lock only spares others the same work. Ask before any process group exists: waiting is
-    then never inside a collective that could time out.
+    not there. The rename decides: the lock, and the heartbeats, only spare others the same work, and where they
+    fail it is work that is lost. Ask before any process group exists: waiting is then never inside a collective
+    that could time out.
 
     Args:
         marker: the file that `build` writes last.
+        takes_over: `build` goes on from what a dead builder left in the temporary folder. Otherwise that is deleted.
+        may_build: false: another host builds, and this call only waits.
+
+    Raises:
+        BadInput: the builder that this call waited for failed by bad input, or `final` cannot be written.
+        RuntimeError: it failed otherwise.
     """
-    if (final / marker).is_file():
-        return final
+    watch = Watch()
+    known_failure = _read_failure(final)
+    shown = time.monotonic()
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.parent / f".{final.name}.lock", fallback_to_soft=False):
-            if (final / marker).is_file():
-                return final
-            temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.building-", dir=final.parent))
-            try:
-                build(temporary)
-                _rename_if_absent(temporary, final, marker)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+        while not (final / marker).is_file():
+            _raise_new(_read_failure(final), known_failure)
+            with try_lock(final.parent / f".{final.name}.lock") as has_lock:
+                if has_lock and may_build and not (final / marker).is_file():
+                    _raise_new(_read_failure(final), known_failure)
+                    if all(watch.is_dead(folder / WORK) for folder in _unfinished(final)):
+                        _build(final, marker, build, takes_over)
+                        continue
+            if time.monotonic() - shown > SHOW_SECONDS:
+                shown = time.monotonic()
+                _show_builders(final)
+            time.sleep(POLL_SECONDS)
     except PermissionError as error:
         raise BadInput(f"{final}: cannot be written ({error.strerror}); choose another folder") from error
     return final
 
 
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Whether the lock is ours for the block. Where the file system has no locks, everybody's."""
+    lock = FileLock(path, fallback_to_soft=False, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except PermissionError:
+        raise
+    except (OSError, NotImplementedError) as error:
+        log.warning("%s: no lock to be had (%s); correctness does not need it, but work may be done twice", path, error)
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@contextmanager
+def lock_if_possible(path: Path) -> Iterator[None]:
+    """Hold the lock for the block, waiting as long as it takes; where the file system has no locks, hold none."""
+    while True:
+        with try_lock(path) as has_lock:
+            if has_lock:
+                yield
+                return
+        time.sleep(POLL_SECONDS)
+
+
+def _unfinished(final: Path) -> list[Path]:
+    return sorted(final.parent.glob(f".{final.name}.building-*"))
+
+
+def _failure_file(final: Path) -> Path:
+    return final.parent / f".{final.name}.failed.json"
+
+
+def _read_failure(final: Path) -> Failure | None:
+    try:
+        return Failure(**json.loads(_failure_file(final).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _raise_new(failure: Failure | None, known: Failure | None) -> None:
+    if failure is None or (known is not None and failure.nonce == known.nonce):
+        return
+    if failure.is_bad_input:
+        raise BadInput(failure.message)
+    raise RuntimeError(f"the process that was building failed: {failure.message}")
+
+
+def _show_builders(final: Path) -> None:
+    for folder in _unfinished(final):
+        beat = read_beat(folder / WORK)
+        if beat is not None:
+            log.info("waiting for process %d on %s: %s", beat.pid, beat.host.split()[0], beat.progress)
+
+
+def _build(final: Path, marker: str, build: Callable[[Path, Heartbeat], None], takes_over: bool) -> None:
+    nonce = uuid4().hex
+    temporary = final.parent / f".{final.name}.building-{nonce}"
+    _take_over(final, temporary, takes_over)
+    (temporary / WORK).mkdir(parents=True, exist_ok=True)
+    try:
+        with Heartbeat(temporary / WORK) as heartbeat:
+            if not (temporary / marker).is_file():
+                build(temporary, heartbeat)
+        shutil.rmtree(temporary / WORK)
+        _rename_if_absent(temporary, final, marker)
+        _failure_file(final).unlink(missing_ok=True)
+    except Exception as error:
+        if not temporary.exists():
+            # Taken for dead and taken over: wait for whoever goes on.
+            log.warning("%s: another process went on with this build", final)
+            return
+        message = str(error) or type(error).__name__
+        _leave_word(final, Failure(nonce, message, isinstance(error, BadInput)))
+        if not takes_over:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _leave_word(final: Path, failure: Failure) -> None:
+    try:
+        write_whole(_failure_file(final), json.dumps(asdict(failure)).encode(), durable=False)
+    except OSError as error:  # a full disk; those who wait will find the lock free, try, and see for themselves
+        log.warning("%s: no word left to those who wait (%s)", final, error)
+
+
+def _take_over(final: Path, temporary: Path, takes_over: bool) -> None:
+    """Make the leftovers of a dead builder this one's, by a rename that only one can win, and delete others'."""
+    for leftover in _unfinished(final):
+        if takes_over and not temporary.exists():
+            try:
+                leftover.rename(temporary)
+                log.info("%s: going on from what a stopped build left", final)
+                continue
+            except OSError:
+                continue
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(exist_ok=True)
+
+
 def _rename_if_absent(temporary: Path, final: Path, marker: str) -> None:
     temporary.chmod(0o755)
-    _fsync_folder(temporary)
+    fsync_folder(temporary)
     try:
         temporary.rename(final)
     except OSError:
@@ -49,12 +191,5 @@ def _rename_if_absent(temporary: Path, final: Path, marker: str) -> None:
             raise BadInput(
                 f"{final}: in the way, and not a finished folder of ours; move it or choose another"
             ) from None
-    _fsync_folder(final.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        shutil.rmtree(temporary, ignore_errors=True)
+    fsync_folder(final.parent)

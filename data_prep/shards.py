@@ -5,7 +5,6 @@ without a header; `.idx` holds `MMIDIDX\\0\\0`, the version, a dtype code, the n
 documents + 1, then int32 lengths, int64 byte offsets and int64 document starts. One sequence is one document.
 """
 
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
 DTYPE_CODES: dict[int, np.dtype[np.generic]] = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
 LARGEST_U16_VOCABULARY = 65_500
+INDEX_BLOCK = 1 << 20
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
@@ -30,51 +30,21 @@ def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
 
 
 def write_index(file: BinaryIO, lengths: NDArray[np.int32], dtype: np.dtype[np.generic]) -> None:
-    """Write the index of a shard whose documents have `lengths` tokens, one sequence a document."""
+    """Write the index of a shard whose documents have `lengths` tokens, one sequence a document.
+
+    Memory beside `lengths` does not grow with their number.
+    """
     code = next(code for code, known in DTYPE_CODES.items() if known == dtype)
     count = len(lengths)
-    ends = np.cumsum(lengths, dtype=np.int64) * dtype.itemsize
-    offsets = np.zeros(count, dtype="<i8")
-    offsets[1:] = ends[:-1]
     file.write(HEADER.pack(MAGIC, VERSION, code, count, count + 1))
-    file.write(lengths.astype("<i4").tobytes())
-    file.write(offsets.tobytes())
-    file.write(np.arange(count + 1, dtype="<i8").tobytes())
-
-
-class ShardWriter:
-    """Writes documents to `NAME-00000.bin/.idx`, `NAME-00001...`, each closed at `shard_tokens` or a little above."""
-
-    def __init__(self, folder: Path, name: str, dtype: np.dtype[np.generic], shard_tokens: int) -> None:
-        self._folder, self._name, self._dtype, self._shard_tokens = folder, name, dtype, shard_tokens
-        self._lengths: list[int] = []
-        self._tokens = 0
-        self._bin: BinaryIO | None = None
-        self.stems: list[str] = []
-
-    def add(self, ids: Sequence[int]) -> None:
-        """Append one document of token ids."""
-        if self._bin is None:
-            self.stems.append(f"{self._name}-{len(self.stems):05d}")
-            self._bin = (self._folder / f"{self.stems[-1]}.bin").open("wb")
-        self._bin.write(np.asarray(ids, dtype=self._dtype).tobytes())
-        self._lengths.append(len(ids))
-        self._tokens += len(ids)
-        if self._tokens >= self._shard_tokens:
-            self.close()
-
-    def close(self) -> None:
-        """Finish the open shard, if any, and see it onto the disk."""
-        if self._bin is None:
-            return
-        with (self._folder / f"{self.stems[-1]}.idx").open("wb") as index:
-            write_index(index, np.array(self._lengths, dtype=np.int32), self._dtype)
-            index.flush()
-            os.fsync(index.fileno())
-        self._bin.flush()
-        os.fsync(self._bin.fileno())
-        self._bin.close()
-        self._bin, self._lengths, self._tokens = None, [], 0
+    file.write(lengths.astype("<i4", copy=False).data)
+    end = 0
+    for start in range(0, count, INDEX_BLOCK):
+        ends = end + np.cumsum(lengths[start : start + INDEX_BLOCK], dtype=np.int64) * dtype.itemsize
+        file.write(np.concatenate([[end], ends[:-1]]).astype("<i8").tobytes())
+        end = int(ends[-1])
+    for start in range(0, count + 1, INDEX_BLOCK):
+        file.write(np.arange(start, min(start + INDEX_BLOCK, count + 1), dtype="<i8").tobytes())
 
 
 @dataclass(frozen=True)

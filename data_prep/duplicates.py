@@ -1,0 +1,137 @@
+"""Documents that were read before, exactly or nearly: decided in reading order, so that the outcome is one."""
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import BadInput
+from configs.schema import CleaningSettings
+from data_prep.cleaning import Cleaned
+
+DIGEST_BYTES = 16
+PERMUTATIONS = 128
+SHINGLE_WORDS = 5
+SCHEME = "affine32"
+"""Named, so that another version's default does not change which documents are kept."""
+WORD = re.compile(r"\w+")
+KEPT_FILE = "kept.hashes"
+
+
+def signatures_of(texts: list[str]) -> NDArray[np.uint32]:
+    """MinHash signatures over each text's runs of five words; of a shorter text, over all of it.
+
+    Returns:
+        u32, (texts, 128).
+    """
+    minhash = _datasketch().MinHash
+    signatures = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
+    for row, text in enumerate(texts):
+        words = WORD.findall(text) or [text]
+        last = max(1, len(words) - SHINGLE_WORDS + 1)
+        shingles = {" ".join(words[start : start + SHINGLE_WORDS]).encode() for start in range(last)}
+        hashed = minhash(num_perm=PERMUTATIONS, seed=1, scheme=SCHEME)
+        hashed.update_batch(sorted(shingles))
+        signatures[row] = hashed.hashvalues
+    return signatures
+
+
+def _datasketch() -> Any:
+    try:
+        import datasketch
+    except ImportError as error:
+        raise BadInput(
+            "corpus.cleaning.near_duplicates needs datasketch: run `pip install malmoi[dedup]`, or set it to 0"
+        ) from error
+    return datasketch
+
+
+class Duplicates:
+    """What was kept so far, in memory, and on disk for whoever takes the build over."""
+
+    def __init__(self, settings: CleaningSettings, work: Path, kept_bytes: int) -> None:
+        """Begin with the first `kept_bytes` of what an earlier builder kept."""
+        self._exact = settings.exact_duplicates
+        self._threshold = settings.near_duplicates
+        self._seen: set[bytes] = set()
+        self._index: Any = None
+        self._signatures: list[NDArray[np.uint32]] = []
+        if self._threshold:
+            self._index = _datasketch().MinHashLSH(threshold=self._threshold, num_perm=PERMUTATIONS)
+        self._row = (DIGEST_BYTES if self._exact else 0) + (4 * PERMUTATIONS if self._threshold else 0)
+        self._kept_bytes = kept_bytes
+        self._file: BinaryIO | None = None
+        if self._row:
+            self._restore(work / KEPT_FILE, kept_bytes)
+
+    def _restore(self, path: Path, kept_bytes: int) -> None:
+        earlier = b""
+        if kept_bytes:
+            with path.open("rb") as stream:
+                earlier = stream.read(kept_bytes)
+        # A new file: a builder that was only thought dead may still write into the old one.
+        path.unlink(missing_ok=True)
+        self._file = path.open("wb")
+        self._file.write(earlier)
+        for start in range(0, len(earlier), self._row):
+            row = earlier[start : start + self._row]
+            if self._exact:
+                self._seen.add(row[:DIGEST_BYTES])
+            if self._threshold:
+                self._remember(np.frombuffer(row[-4 * PERMUTATIONS :], dtype=np.uint32))
+
+    def _remember(self, signature: NDArray[np.uint32]) -> None:
+        self._index.insert(len(self._signatures), self._minhash(signature))
+        self._signatures.append(signature)
+
+    def _minhash(self, signature: NDArray[np.uint32]) -> Any:
+        return _datasketch().MinHash(num_perm=PERMUTATIONS, seed=1, scheme=SCHEME, hashvalues=signature)
+
+    def reasons(self, digests: NDArray[np.uint8], signatures: NDArray[np.uint32]) -> list[Cleaned | None]:
+        """Why each document of a chunk is left out, or none where it is kept and remembered.
+
+        Args:
+            digests: (documents, 16), empty where exact duplicates are not asked for.
+            signatures: (documents, 128), empty where near ones are not.
+        """
+        found: list[Cleaned | None] = []
+        for row in range(max(len(digests), len(signatures))):
+            digest = digests[row].tobytes() if self._exact else b""
+            if self._exact and digest in self._seen:
+                found.append("exact_duplicate")
+            elif self._threshold and self._has_near(signatures[row]):
+                found.append("near_duplicate")
+            else:
+                found.append(None)
+                self._keep(digest, signatures[row] if self._threshold else None)
+        return found
+
+    def _has_near(self, signature: NDArray[np.uint32]) -> bool:
+        candidates: list[int] = self._index.query(self._minhash(signature))
+        return any(float(np.mean(self._signatures[key] == signature)) >= self._threshold for key in candidates)
+
+    def _keep(self, digest: bytes, signature: NDArray[np.uint32] | None) -> None:
+        assert self._file is not None
+        if self._exact:
+            self._seen.add(digest)
+        self._file.write(digest)
+        if signature is not None:
+            self._remember(signature)
+            self._file.write(signature.tobytes())
+        self._kept_bytes += self._row
+
+    def state(self) -> int:
+        """Bytes of what was kept, seen onto the file system."""
+        if self._file is not None:
+            self._file.flush()
+        return self._kept_bytes
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            with suppress(OSError):  # a full disk; what matters was committed
+                self._file.close()
+            self._file = None

@@ -1,0 +1,190 @@
+"""Texts into token ids, by the fastest way that gives exactly what `tokenizers` gives."""
+
+import hashlib
+import json
+import logging
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from configs.errors import BadInput
+from data_prep.manifest import file_checksum
+from data_prep.tokenizer import BOS, EOS, SPECIAL_TOKENS, TOKENIZER_FILE
+
+BATCH_CHARACTERS = 1_000_000
+
+log = logging.getLogger(__name__)
+
+
+class Encoder(Protocol):
+    """Texts into token ids."""
+
+    def encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Ids of all texts, end to end, and how many are each text's.
+
+        Each text's ids stand between `<s>` and `</s>`, or before the one token that a tokenizer has for both.
+
+        Returns:
+            ids: 1-D, any integer dtype that holds the vocabulary.
+            lengths: 1-D int64, one a text, at least 1.
+        """
+        ...
+
+
+class PlainEncoder:
+    """Encodes with `tokenizers` itself: right for every tokenizer that it reads."""
+
+    def __init__(self, tokenizer: Any, bos: int | None, eos: int) -> None:
+        self._tokenizer, self._eos = tokenizer, eos
+        self._before = [] if bos is None or bos == eos else [bos]
+
+    def encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """See `Encoder.encode`."""
+        pieces: list[NDArray[np.int32]] = []
+        lengths: list[int] = []
+        start = 0
+        while start < len(texts):
+            end, held = start, 0
+            while end < len(texts) and held < BATCH_CHARACTERS:
+                held += len(texts[end])
+                end += 1
+            batch = [[*self._before, *ids, self._eos] for ids in self._ids_of(texts[start:end])]
+            lengths.extend(map(len, batch))
+            pieces.append(np.fromiter(chain.from_iterable(batch), dtype=np.int32))
+            start = end
+        ids = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
+        return ids, np.array(lengths, dtype=np.int64)
+
+    def _ids_of(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+class SlowEncoder(PlainEncoder):
+    """Encodes with a tokenizer that `transformers` implements in Python."""
+
+    def __init__(self, tokenizer: Any, bos: int | None, eos: int) -> None:
+        super().__init__(tokenizer, bos, eos)
+
+    def _ids_of(self, texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+
+def load_encoder(folder: Path) -> tuple[Encoder, int]:
+    """The encoder for the tokenizer in `folder`, and the number of ids that its vocabulary needs.
+
+    A special token spelt out in a text is text.
+
+    Raises:
+        BadInput: there is no tokenizer, or it has no token that ends a text.
+    """
+    if not (folder / TOKENIZER_FILE).is_file():
+        return _from_transformers(folder)
+    return _around(
+        _read(folder), folder, _named_special(folder, "bos_token", BOS), _named_special(folder, "eos_token", EOS)
+    )
+
+
+def vocabulary_size(folder: Path) -> int:
+    """The number of ids that the tokenizer in `folder` needs: its largest and 1.
+
+    Raises:
+        BadInput: there is no tokenizer.
+    """
+    if not (folder / TOKENIZER_FILE).is_file():
+        return _from_transformers(folder)[1]
+    return _size(_read(folder))
+
+
+def _read(folder: Path) -> Tokenizer:
+    file = folder / TOKENIZER_FILE
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # `tokenizers` raises plain Exception for every fault of the file
+        raise BadInput(f"{file}: not a tokenizer that `tokenizers` reads ({error}); train it again") from error
+
+
+def _size(tokenizer: Tokenizer) -> int:
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def _around(tokenizer: Tokenizer, folder: Path, bos: str, eos: str) -> tuple[Encoder, int]:
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    size = _size(tokenizer)
+    end = tokenizer.token_to_id(eos)
+    if end is None:
+        raise BadInput(
+            f"{folder}: the tokenizer has no token '{eos}' to end a text; set eos_token in tokenizer_config.json"
+        )
+    if (bos, eos) == (BOS, EOS) and all(tokenizer.token_to_id(token) is not None for token in SPECIAL_TOKENS):
+        from data_prep.fast_encode import FastEncoder  # late: numba is slow to import, and only workers encode
+
+        fast = FastEncoder.for_tokenizer(tokenizer)
+        if fast is not None:
+            return fast, size
+    log.info("%s: encoded by `tokenizers`; the fast path is for tokenizers that Malmoi trained", folder)
+    return PlainEncoder(tokenizer, tokenizer.token_to_id(bos), end), size
+
+
+def _named_special(folder: Path, name: str, default: str) -> str:
+    """What the folder's configuration calls a special token."""
+    for file in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
+        try:
+            token = json.loads(file.read_bytes()).get(name)
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(token, dict):
+            token = token.get("content")
+        if isinstance(token, str):
+            return token
+    return default
+
+
+def _from_transformers(folder: Path) -> tuple[Encoder, int]:
+    from transformers import AutoTokenizer
+
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; train a tokenizer with `malmoi tokenizer --input F --out {folder}`")
+    try:
+        loaded: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each kind of tokenizer fails in its own way
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{folder}: no tokenizer that AutoTokenizer loads ({first_line}); train one") from error
+    if loaded.eos_token_id is None and loaded.sep_token_id is None:
+        raise BadInput(f"{folder}: the tokenizer has no eos_token to end a text; set it in tokenizer_config.json")
+    bos, eos = loaded.bos_token or loaded.cls_token or "", loaded.eos_token or loaded.sep_token
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if isinstance(backend, Tokenizer):
+        return _around(backend, folder, bos, eos)
+    log.info("%s: encoded by a tokenizer in Python, which is slow", folder)
+    begin = loaded.convert_tokens_to_ids(bos) if bos else None
+    return SlowEncoder(loaded, begin, loaded.convert_tokens_to_ids(eos)), 1 + max(loaded.get_vocab().values())
+
+
+def tokenizer_checksum(folder: Path) -> str:
+    """128 bits over what decides the ids: `tokenizer.json`, or every file where there is none, and the ends of a text.
+
+    Of a tokenizer that Malmoi trained it is the checksum of `tokenizer.json`.
+
+    Raises:
+        BadInput: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; train a tokenizer with `malmoi tokenizer --input F --out {folder}`")
+    file = folder / TOKENIZER_FILE
+    if file.is_file():
+        ends = (_named_special(folder, "bos_token", BOS), _named_special(folder, "eos_token", EOS))
+        if ends == (BOS, EOS):
+            return file_checksum(file)
+        parts = [file_checksum(file), *ends]
+    else:
+        parts = [
+            part for file in sorted(folder.iterdir()) if file.is_file() for part in (file.name, file_checksum(file))
+        ]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

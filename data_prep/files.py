@@ -1,0 +1,35 @@
+"""Files that are whole or not there: written beside, seen onto the disk, renamed into place."""
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+
+def fsync_folder(folder: Path) -> None:
+    """See a folder's entries onto the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(file: Path, content: bytes, durable: bool = True) -> None:
+    """Replace `file` in one step, so that a reader sees the old content or the new one.
+
+    Args:
+        durable: see it onto the disk before the step; what only informs need not be.
+    """
+    temporary = file.with_name(f".{file.name}.{uuid4().hex}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        fsync_folder(file.parent)

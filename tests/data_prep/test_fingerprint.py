@@ -1,0 +1,86 @@
+"""Content decides, and is read once as long as nothing says that it changed."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from configs.errors import BadInput
+from configs.schema import CorpusSettings
+from data_prep import fingerprint
+from data_prep.corpus import corpus_files
+from data_prep.fingerprint import SourceRecord, source_records
+
+
+def records(folder: Path, memory: Path, **wanted: object) -> tuple[SourceRecord, ...]:
+    corpus = CorpusSettings(input=(str(folder),), **wanted)  # type: ignore[arg-type]
+    return source_records(corpus_files(corpus), corpus, memory)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "corpus").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "corpus" / name).write_text(f"{name}의 글")
+        os.utime(tmp_path / "corpus" / name, (1e9, 1e9))
+    return tmp_path / "corpus"
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    read: list[str] = []
+    hash_ = fingerprint._record
+    monkeypatch.setattr(fingerprint, "_record", lambda f, s: (read.append(Path(f.name).name), hash_(f, s))[1])
+    return read
+
+
+def test_content_is_read_again_only_where_size_or_time_changed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = count_reads(monkeypatch)
+    first = records(folder, tmp_path / "out")
+    assert sorted(read) == ["a.txt", "b.txt"]
+    assert records(folder, tmp_path / "out") == first and len(read) == 2
+    (folder / "b.txt").write_text("b.txt의 말")
+    os.utime(folder / "b.txt", (1e9 + 5, 1e9 + 5))
+    second = records(folder, tmp_path / "out")
+    assert read[2:] == ["b.txt"] and second[0] == first[0] and second[1].blake2b != first[1].blake2b
+
+
+def test_a_file_just_written_is_not_remembered(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = count_reads(monkeypatch)
+    (folder / "a.txt").write_text("하나")
+    now = time.time()
+    os.utime(folder / "a.txt", (now, now))
+    first = records(folder, tmp_path / "out")
+    # The same size and the same time, as within one tick of a coarse clock.
+    (folder / "a.txt").write_text("두나")
+    os.utime(folder / "a.txt", (now, now))
+    assert records(folder, tmp_path / "out")[0].blake2b != first[0].blake2b
+    assert read.count("a.txt") == 2 and read.count("b.txt") == 1
+
+
+def test_a_broken_memory_is_no_memory(folder: Path, tmp_path: Path) -> None:
+    first = records(folder, tmp_path / "out")
+    (tmp_path / "out" / fingerprint.MEMORY_FILE).write_text('{"half')
+    assert records(folder, tmp_path / "out") == first
+
+
+def test_auto_decides_a_file_as_a_whole_and_says_so(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "b.txt").write_bytes(b"ascii\n" * 300_000 + "끝에만 한글".encode("cp949"))
+    caplog.set_level("INFO")
+    assert [record.encoding for record in records(folder, tmp_path / "out", encoding="auto")] == ["utf-8", "cp949"]
+    assert "b.txt: read as CP949" in caplog.text
+    # Remembered, but not for another wish.
+    assert [record.encoding for record in records(folder, tmp_path / "out", encoding="auto")] == ["utf-8", "cp949"]
+    assert [record.encoding for record in records(folder, tmp_path / "out")] == ["utf-8", "utf-8"]
+
+
+def test_a_file_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:
+    corpus = CorpusSettings(input=(str(folder),))
+    files = corpus_files(corpus)
+    (folder / "a.txt").unlink()
+    with pytest.raises(BadInput, match=r"a\.txt: cannot be read"):
+        source_records(files, corpus, tmp_path / "out")

@@ -1,0 +1,60 @@
+"""Nodes that share a disk build once; nodes that do not build one each and must agree."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from configs.errors import BadInput
+from configs.schema import CorpusSettings, DataSettings
+from data_prep import nodes
+from data_prep.build import prepare_shards
+from data_prep.nodes import Node, manifest_hash, may_build, require_agreement, this_node
+
+
+def test_where_this_process_runs() -> None:
+    assert this_node({}).count == 1
+    slurm = {"SLURM_NODEID": "3", "SLURM_NNODES": "4", "SLURM_JOB_ID": "7"}
+    assert (this_node(slurm).number, this_node(slurm).count) == (3, 4)
+    torchrun = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    assert (this_node(torchrun).number, this_node(torchrun).count) == (1, 2)
+    assert this_node(torchrun).nonce == this_node({**torchrun, "RANK": "0"}).nonce
+    assert this_node(torchrun).nonce != this_node({**torchrun, "MASTER_PORT": "2"}).nonce
+
+
+@pytest.mark.parametrize(("setting", "builds"), [("auto", True), ("true", False)])
+def test_a_shared_disk_is_recognised(tmp_path: Path, setting: str, builds: bool) -> None:
+    def node_0() -> None:
+        time.sleep(0.3)
+        assert may_build(tmp_path, setting, Node(0, 2, "n"))  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=node_0)
+    thread.start()
+    begun = time.monotonic()
+    assert may_build(tmp_path, setting, Node(1, 2, "n")) is builds  # type: ignore[arg-type]
+    assert time.monotonic() - begun < 5
+    thread.join()
+
+
+def test_a_disk_of_the_nodes_own_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(nodes, "PROMISED_SECONDS", 0.3)
+    may_build(tmp_path / "node0", "auto", Node(0, 2, "n"))
+    may_build(tmp_path / "node1", "auto", Node(0, 2, "an earlier start"))
+    assert may_build(tmp_path / "node1", "auto", Node(1, 2, "n"))
+    assert may_build(tmp_path / "node1", "false", Node(1, 2, "n"))
+    with pytest.raises(BadInput, match="node 1 does not see what node 0 writes"):
+        may_build(tmp_path / "node1", "true", Node(1, 2, "n"))
+
+
+def test_nodes_with_the_same_corpus_agree_and_others_stop(tokenizer_folder: Path, tmp_path: Path) -> None:
+    hashes = []
+    for node, text in (("a", "글"), ("b", "글"), ("c", "다른 글")):
+        (tmp_path / f"{node}.txt").write_text(text)
+        corpus = CorpusSettings(input=(str(tmp_path / "corpus.txt"),))
+        (tmp_path / f"{node}.txt").rename(tmp_path / "corpus.txt")
+        hashes.append(manifest_hash(prepare_shards(corpus, DataSettings(), tokenizer_folder, tmp_path / node)))
+    require_agreement(hashes[:2])
+    with pytest.raises(BadInput, match=r"rank 2 holds other shards than rank 0 \(1 of 3 ranks differ\)"):
+        require_agreement(hashes)

@@ -1,0 +1,188 @@
+"""Many ask at once and one builds, with a lock, without one, and when the builder dies or fails."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep import heartbeat
+from data_prep.heartbeat import Heartbeat, Watch
+from data_prep.once import build_once
+
+sys.path.insert(0, str(Path(__file__).parent))
+from building import Build, content_of, wait_until
+
+SHARD_TOKENS = 150_000
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, reviews: Path) -> Path:
+    """The first 300 kB of the reviews."""
+    file = tmp_path_factory.mktemp("small") / "small.jsonl"
+    with reviews.open("rb") as stream:
+        content = stream.read(300_000)
+    file.write_bytes(content[: content.rindex(b"\n") + 1])
+    os.utime(file, (1e9, 1e9))
+    return file
+
+
+@pytest.mark.parametrize("lock", ["real", "nothing"])
+def test_sixteen_ask_at_once(small: Path, tokenizer_folder: Path, tmp_path: Path, lock: str) -> None:
+    out = tmp_path / "out"
+    builds = [Build(tokenizer_folder, out, small, lock=lock, workers=1) for _ in range(16)]
+    folders = {build.folder() for build in builds}
+    assert len(folders) == 1
+    (folder,) = folders
+    assert [entry.name for entry in out.iterdir() if not entry.name.startswith(".")] == [folder.name]
+    assert not list(out.glob(".*.building-*"))
+    alone = Build(tokenizer_folder, tmp_path / "alone", small, workers=1).folder()
+    assert content_of(folder) == content_of(alone)
+
+
+def test_the_builder_dies_while_eight_wait(reviews: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = Build(tokenizer_folder, out, reviews, workers=2, shard_tokens=SHARD_TOKENS)
+    wait_until(lambda: bool(list(out.glob(".*.building-*/train-00000.idx"))))
+    waiting = [Build(tokenizer_folder, out, reviews, workers=2, shard_tokens=SHARD_TOKENS) for _ in range(8)]
+    time.sleep(2.5)
+    first.kill()
+    folders = {build.folder() for build in waiting}
+    assert len(folders) == 1
+    alone = Build(tokenizer_folder, tmp_path / "alone", reviews, workers=2, shard_tokens=SHARD_TOKENS).folder()
+    assert content_of(folders.pop()) == content_of(alone)
+
+
+def test_those_who_wait_are_told_at_once_that_the_builder_failed(
+    reviews: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    bad, out = tmp_path / "bad.jsonl", tmp_path / "out"
+    bad.write_bytes(reviews.read_bytes() + b'{"text": 5}\n')
+    os.utime(bad, (1e9, 1e9))
+    first = Build(tokenizer_folder, out, bad, workers=2)
+    wait_until(lambda: bool(list(out.glob(".*.building-*"))))
+    waiting = [Build(tokenizer_folder, out, bad, workers=2) for _ in range(3)]
+    assert "bad.jsonl:40001: field 'text' holds int" in first.error()
+    failed = time.monotonic()
+    for build in waiting:
+        assert "BadInput" in (log := build.error()) and "bad.jsonl:40001" in log
+    assert time.monotonic() - failed < 5
+
+
+class Asks:
+    """`build_once` as one of several threads or processes calls it."""
+
+    def __init__(self) -> None:
+        self.built = 0
+
+    def build(self, folder: Path, _: Heartbeat) -> None:
+        self.built += 1
+        (folder / "marker").write_text("done")
+
+
+def test_a_finished_folder_is_not_built_again(tmp_path: Path) -> None:
+    asks = Asks()
+    for _ in range(2):
+        assert build_once(tmp_path / "final", "marker", asks.build) == tmp_path / "final"
+    assert asks.built == 1
+
+
+def test_the_rename_decides(tmp_path: Path) -> None:
+    def build(folder: Path, _: Heartbeat) -> None:
+        (folder / "marker").write_text("late")
+        (tmp_path / "final").mkdir()
+        (tmp_path / "final" / "marker").write_text("first")
+
+    assert build_once(tmp_path / "final", "marker", build) == tmp_path / "final"
+    assert (tmp_path / "final" / "marker").read_text() == "first"
+    assert not list(tmp_path.glob(".*.building-*"))
+
+
+def test_a_builder_taken_for_dead_by_mistake_gives_way(tmp_path: Path) -> None:
+    def build(folder: Path, _: Heartbeat) -> None:
+        # Another process, believing this one dead, takes the folder over and finishes it.
+        folder.rename(tmp_path / "final")
+        (tmp_path / "final" / "marker").write_text("other")
+        raise FileNotFoundError(folder)
+
+    assert build_once(tmp_path / "final", "marker", build) == tmp_path / "final"
+    assert (tmp_path / "final" / "marker").read_text() == "other"
+
+
+def test_a_builder_on_another_host_is_dead_after_a_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeat, "_this_host", lambda: "elsewhere")
+    with Heartbeat(tmp_path):
+        pass
+    monkeypatch.setattr(heartbeat, "_this_host", lambda: "here")
+    watch = Watch()
+    assert not watch.is_dead(tmp_path)
+    time.sleep(0.6)
+    assert watch.is_dead(tmp_path)
+
+
+def test_a_process_number_used_again_is_no_living_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Heartbeat(tmp_path):
+        pass
+    assert not Watch().is_dead(tmp_path)
+    monkeypatch.setattr(heartbeat, "_start_time", lambda pid: 1.0)
+    assert Watch().is_dead(tmp_path)
+
+
+FULL = """
+set -e
+mount -t tmpfs -o size=1200k tmpfs {disk}
+if {python} {script} '{wanted}' 2> {log}; then echo built on a full disk; exit 1; fi
+cat {log}
+ls -a {disk}/out/.*.building-*/ | grep -c idx
+mount -o remount,size=64m {disk}
+{python} {script} '{wanted}'
+cp -r {disk}/out/*/ {copy}
+"""
+
+
+def test_a_full_disk_is_named_and_the_build_goes_on_after_space_is_made(
+    reviews: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"]).returncode:
+        pytest.skip("needs `unshare -rm`, to mount a small disk of its own")
+    alone = Build(tokenizer_folder, tmp_path / "alone", reviews, workers=1, shard_tokens=SHARD_TOKENS)
+    expected = content_of(alone.folder())
+    (tmp_path / "disk").mkdir()
+    wanted = alone.process.args[2].replace(f"{tmp_path}/alone", f"{tmp_path}/disk/out")  # type: ignore[index,union-attr]
+    wanted = wanted.replace('"lock"', '"blind": true, "lock"')
+    script = tmp_path / "full_disk.py"
+    blind = "    from data_prep import writing; writing.check_space = lambda *a: None\n    wanted ="
+    script.write_text((tmp_path / "one_build.py").read_text().replace("    wanted =", blind))
+    commands = FULL.format(
+        disk=tmp_path / "disk",
+        python=sys.executable,
+        script=script,
+        wanted=wanted,
+        log=tmp_path / "log",
+        copy=tmp_path / "copy",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", commands], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the disk is full" in done.stdout and "finished shards are kept" in done.stdout
+    assert "going on from what a stopped build left" in done.stderr
+    assert content_of(tmp_path / "copy") == expected
+
+
+def test_a_build_that_will_not_fit_does_not_start(
+    reviews: Path, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from configs.errors import BadInput
+    from configs.schema import CorpusSettings, DataSettings
+    from data_prep import chunks, space
+    from data_prep.build import prepare_shards
+
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 100_000)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    with pytest.raises(BadInput, match=r"the shards need about \d+\.\d MB more, and 100\.0 kB are free; make room"):
+        prepare_shards(CorpusSettings(input=(str(reviews),)), DataSettings(workers=1), tokenizer_folder, tmp_path)

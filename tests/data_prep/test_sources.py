@@ -1,0 +1,69 @@
+"""Files, folders, globs and URLs name the same files, and what cannot be read is named before anything is built."""
+
+import gzip
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from configs.errors import BadInput
+from configs.schema import CorpusSettings, SourceSettings
+from data_prep.corpus import corpus_files, read_documents
+
+
+def names(*inputs: str | Path) -> list[str]:
+    return [Path(file.name).name for file in corpus_files(CorpusSettings(input=tuple(map(str, inputs))))]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.txt").write_text("나\n")
+    (tmp_path / "sub" / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n'))
+    (tmp_path / "picture.png").write_bytes(b"")
+    return tmp_path
+
+
+def test_folders_and_globs_are_sorted_and_each_file_comes_once(folder: Path) -> None:
+    assert names(folder) == ["b.txt", "a.jsonl.gz"]
+    assert names(folder / "**" / "*.jsonl.gz", folder) == ["a.jsonl.gz", "b.txt"]
+    assert names(folder / "b.txt", folder / "*.txt") == ["b.txt"]
+
+
+def test_what_cannot_be_read_is_named(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    for name, message in {
+        "none.txt": "no such file or folder",
+        "*.csv": "no file matches",
+        "picture.png": "no reader for this format",
+        "empty": "no file to be read in this folder",
+    }.items():
+        with pytest.raises(BadInput, match=message):
+            names(folder / name)
+    with pytest.raises(BadInput, match=r"corpus\.input is empty"):
+        names()
+    with pytest.raises(BadInput, match="both set"):
+        corpus_files(CorpusSettings(input=("a.txt",), sources=(SourceSettings("a", ("a.txt",)),)))
+
+
+@pytest.mark.parametrize("root", ["memory://corpus", "file://{folder}"])
+def test_urls(folder: Path, root: str) -> None:
+    root = root.format(folder=folder)
+    if root.startswith("memory"):
+        filesystem = fsspec.filesystem("memory")
+        for file in ("b.txt", "sub/a.jsonl.gz"):
+            filesystem.pipe_file(f"/corpus/{file}", (folder / file).read_bytes())
+    for name, expected in ((root, ["나", "x"]), (f"{root}/*.txt", ["나"]), (f"{root}/**/*.gz", ["x"])):
+        corpus = CorpusSettings(input=(name,))
+        assert [document.text for document in read_documents(corpus_files(corpus), corpus)] == expected
+    with pytest.raises(BadInput, match="no such file"):
+        names(f"{root}/missing.txt")
+    with pytest.raises(BadInput, match="cannot be opened"):
+        names("nosuchprotocol://bucket/a.txt")
+
+
+def test_errors_of_a_url_name_it(folder: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/bad.txt", b"ok\n\xff\xff\n")
+    corpus = CorpusSettings(input=("memory://bad.txt",))
+    with pytest.raises(BadInput, match=r"memory://bad\.txt:2: not UTF-8 at byte 3"):
+        list(read_documents(corpus_files(corpus), corpus))
