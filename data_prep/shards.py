@@ -98,8 +98,8 @@ class TokenStream:
     """The tokens of several shards, end to end, addressed as one array."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        self._shards = tuple(shards)
-        self._starts = np.cumsum([0, *(len(shard.tokens) for shard in self._shards)], dtype=np.int64)
+        self.shards = tuple(shards)
+        self._starts = np.cumsum([0, *(len(shard.tokens) for shard in self.shards)], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -116,7 +116,7 @@ class TokenStream:
         number = int(np.searchsorted(self._starts, start, side="right")) - 1
         while filled < len(out):
             offset = start + filled - int(self._starts[number])
-            piece = self._shards[number].tokens[offset : offset + len(out) - filled]
+            piece = self.shards[number].tokens[offset : offset + len(out) - filled]
             out[filled : filled + len(piece)] = piece
             filled += len(piece)
             number += 1

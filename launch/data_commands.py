@@ -36,7 +36,8 @@ def prepare(argv: Sequence[str]) -> int:
 
     if any(word == "--config" or word.startswith("--config=") for word in argv):
         run = parse_settings(RunSettings, argv, "malmoi prepare", "Build a run's tokenizer and shards.")
-        print(prepare_run(run).shards)
+        for source in prepare_run(run).sources:
+            print(source.folder)
         return EXIT_DONE
     options = parse_settings(PrepareOptions, argv, "malmoi prepare", "Turn text into token shards.", lists=("input",))
     require_options("prepare", input=bool(options.input), tokenizer=bool(options.tokenizer), out=bool(options.out))

@@ -1,40 +1,107 @@
-"""From memory-mapped shards to the token ids of a micro-batch."""
+"""From memory-mapped shards to the token ids of a micro-batch, of one source or of a mixture."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import BadInput
+from data_prep.build import open_split
+from data_prep.manifest import SplitCounts, read_manifest
+from data_prep.mixture import Mixture, SourceShards
 from data_prep.shards import TokenStream
 from train.order import SampleOrder
+
+
+@dataclass(frozen=True)
+class OrderedSource:
+    """One source's training tokens and the order of its samples."""
+
+    stream: TokenStream
+    order: SampleOrder
 
 
 @dataclass(frozen=True)
 class SampleReader:
     """Reads samples by number."""
 
-    stream: TokenStream
-    order: SampleOrder
+    sources: tuple[OrderedSource, ...]
+    mixture: Mixture
+    block_size: int
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of all sources."""
+        return sum(len(source.stream) for source in self.sources)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples as many as all sources hold blocks; with weights, some repeat sooner and others later."""
+        return sum(source.order.samples_per_epoch for source in self.sources)
 
     def read(self, first_sample: int, count: int) -> NDArray[np.int64]:
         """Samples `first_sample` on as `int64[count, block_size + 1]`: each block and the token after it."""
-        samples = np.empty((count, self.order.block_size + 1), dtype=np.int64)
-        for row, start in zip(samples, self.order.starts(first_sample, count), strict=True):
-            self.stream.read_into(int(start), row)
+        samples = np.empty((count, self.block_size + 1), dtype=np.int64)
+        chosen, numbers = self.mixture.locate(np.arange(first_sample, first_sample + count, dtype=np.int64))
+        for source, ordered in enumerate(self.sources):
+            rows = np.flatnonzero(chosen == source)
+            for row, start in zip(rows.tolist(), ordered.order.starts(numbers[rows]).tolist(), strict=True):
+                ordered.stream.read_into(start, samples[row])
         return samples
 
 
-def open_samples(stream: TokenStream, block_size: int, seed: int) -> SampleReader:
-    """A reader over the training stream.
+@dataclass(frozen=True)
+class HeldOutPart:
+    """The held-out tokens of all sources, end to end, and the text behind them."""
+
+    stream: TokenStream
+    counts: SplitCounts
+
+
+def open_samples(sources: Sequence[SourceShards], block_size: int, seed: int) -> SampleReader:
+    """A reader over the training part of all sources.
 
     Raises:
-        BadInput: the stream is shorter than one block.
+        BadInput: a source is shorter than one block, or its shards are not whole.
     """
-    order = SampleOrder(len(stream), block_size, seed)
-    if order.samples_per_epoch == 0:
-        raise BadInput(
-            f"the corpus is shorter than one block: {len(stream)} training tokens, model.block_size {block_size} "
-            f"needs {block_size + 1}; give more text or a smaller block"
-        )
-    return SampleReader(stream, order)
+    ordered = []
+    for number, source in enumerate(sources):
+        stream = open_split(source.folder, "train")
+        order = SampleOrder(len(stream), block_size, seed + number)
+        if order.samples_per_epoch == 0 and source.weight > 0:
+            raise BadInput(
+                f"the {source.name} is shorter than one block: {len(stream)} training tokens, model.block_size "
+                f"{block_size} needs {block_size + 1}; give more text or a smaller block"
+            )
+        ordered.append(OrderedSource(stream, order))
+    return SampleReader(tuple(ordered), Mixture([source.weight for source in sources], seed), block_size)
+
+
+def open_held_out(sources: Sequence[SourceShards]) -> HeldOutPart | None:
+    """The held-out part, or none where no document is held out.
+
+    Raises:
+        BadInput: its shards are not whole.
+    """
+    counts = [read_manifest(source.folder).held_out.counts for source in sources]
+    together = SplitCounts(
+        documents=sum(count.documents for count in counts),
+        tokens=sum(count.tokens for count in counts),
+        bytes=sum(count.bytes for count in counts),
+        characters=sum(count.characters for count in counts),
+    )
+    if together.tokens < 2:
+        return None
+    streams = [open_split(source.folder, "held_out") for source in sources]
+    return HeldOutPart(TokenStream([shard for stream in streams for shard in stream.shards]), together)
+
+
+def data_fingerprint(sources: Sequence[SourceShards]) -> str:
+    """What the order of samples depends on besides seed and settings: the shards, and of several their weights."""
+    fingerprints = [read_manifest(source.folder).fingerprint for source in sources]
+    if len(sources) == 1:
+        return fingerprints[0]
+    parts = [(name, source.weight) for name, source in zip(fingerprints, sources, strict=True)]
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()

@@ -12,10 +12,8 @@ from transformers import GPT2LMHeadModel
 
 from configs.errors import BadInput
 from configs.schema import TrainSettings
-from data_prep.manifest import SplitCounts
-from data_prep.shards import TokenStream
 from inference.score import Nats, Score, Windows, nats_of_windows, score_of
-from train.blocks import SampleReader
+from train.blocks import HeldOutPart, SampleReader
 from train.checkpoint import (
     MODEL_FILE,
     OPTIMIZER_FILE,
@@ -38,21 +36,13 @@ from train.throughput import peak_memory_mib
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The part that is looked at and never trained on."""
-
-    stream: TokenStream
-    counts: SplitCounts
-
-
-@dataclass(frozen=True)
 class Plan:
     """What the loop needs to know, all of it checked."""
 
     run: Path
     train: TrainSettings
     samples: SampleReader
-    held_out: HeldOut | None
+    held_out: HeldOutPart | None
     data_fingerprint: str
     vocab_size: int
     steps: int
@@ -174,7 +164,7 @@ class Training:
     def _forward_and_backward(self, log: "_Interval") -> torch.Tensor:
         """Gradients of the mean loss over the global batch; returns this rank's summed nats."""
         settings, accelerator = self.plan.train, self.accelerator
-        block_size = self.plan.samples.order.block_size
+        block_size = self.plan.samples.block_size
         global_tokens = settings.global_batch * block_size
         total = torch.zeros((), device=accelerator.device)
         for number in range(self.accumulation):
@@ -199,7 +189,7 @@ class Training:
         return norm
 
     def _log(self, nats: torch.Tensor, rate: float, norm: torch.Tensor, log: "_Interval") -> None:
-        block_size = self.plan.samples.order.block_size
+        block_size = self.plan.samples.block_size
         tokens_a_step = self.plan.train.global_batch * block_size
         loss = float(self.accelerator.reduce(nats, "sum")) / tokens_a_step
         seconds = time.perf_counter() - log.began
@@ -236,7 +226,7 @@ class Training:
         """Score the held-out part, up to `most_tokens` of it, the windows dealt out to the ranks."""
         if self.plan.held_out is None:
             return None
-        block_size = self.plan.samples.order.block_size
+        block_size = self.plan.samples.block_size
         stream = self.plan.held_out.stream
         windows = Windows(len(stream), block_size, block_size)
         count = len(windows) if most_tokens is None else min(len(windows), max(1, most_tokens // block_size))

@@ -72,15 +72,12 @@ class SampleOrder:
         slack = self.stream_tokens - 1 - self.samples_per_epoch * self.block_size
         return _seeded_integer("phase", self.seed, epoch) % (min(slack, self.block_size - 1) + 1)
 
-    def starts(self, first_sample: int, count: int) -> NDArray[np.int64]:
-        """First token of each of the samples `first_sample` to `first_sample + count - 1`, as `int64[count]`."""
-        starts = np.empty(count, dtype=np.int64)
-        filled = 0
-        while filled < count:
-            epoch, index = divmod(first_sample + filled, self.samples_per_epoch)
-            many = min(count - filled, self.samples_per_epoch - index)
-            indices = np.arange(index, index + many, dtype=np.uint64)
-            blocks = permuted(indices, self.samples_per_epoch, self.seed, epoch).astype(np.int64)
-            starts[filled : filled + many] = self.phase(epoch) + blocks * self.block_size
-            filled += many
+    def starts(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """First token of each of `samples`, as `int64` of the same 1-D shape."""
+        starts = np.empty(len(samples), dtype=np.int64)
+        epochs, indices = np.divmod(samples, self.samples_per_epoch)
+        for epoch in np.unique(epochs).tolist():
+            chosen = epochs == epoch
+            blocks = permuted(indices[chosen].astype(np.uint64), self.samples_per_epoch, self.seed, epoch)
+            starts[chosen] = self.phase(epoch) + blocks.astype(np.int64) * self.block_size
         return starts

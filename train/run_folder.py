@@ -14,8 +14,8 @@ import yaml
 from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
 from configs.schema import RunSettings
-from data_prep.build import prepare_shards, prepare_tokenizer
-from data_prep.manifest import Manifest, read_manifest
+from data_prep.build import prepare_tokenizer
+from data_prep.mixture import SourceShards, prepare_sources
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
@@ -30,8 +30,8 @@ class PreparedRun:
 
     folder: Path
     tokenizer: Path
-    shards: Path
-    manifest: Manifest
+    sources: tuple[SourceShards, ...]
+    """One, or several with weights."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ def prepare_run(settings: RunSettings) -> PreparedRun:
     show_progress = show and sys.stderr.isatty()
     tokenizer = prepare_tokenizer(settings.corpus, settings.tokenizer, folder / TOKENIZER_FOLDER, show_progress)
     cache = Path(settings.data.cache) if settings.data.cache else folder / SHARDS_FOLDER
-    shards = prepare_shards(settings.corpus, settings.data, tokenizer, cache)
+    sources = prepare_sources(settings.corpus, settings.data, tokenizer, cache)
     if show:
         (folder / CONFIG_FILE).write_text(settings_as_yaml(settings))
         (folder / ENVIRONMENT_FILE).write_text(json.dumps(environment(), indent=2) + "\n")
-    return PreparedRun(folder, tokenizer, shards, read_manifest(shards))
+    return PreparedRun(folder, tokenizer, sources)
 
 
 def _check_unchanged(folder: Path, settings: RunSettings) -> None:

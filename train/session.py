@@ -8,13 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from configs.schema import RunSettings
-from data_prep.build import open_split
-from data_prep.manifest import file_record
+from data_prep.manifest import file_record, read_manifest
 from data_prep.tokenizer import BOS, EOS, PAD, UNK, load_tokenizer, special_token_id
 from inference.generate import generate, load_model, quiet_transformers
-from train.blocks import open_samples
+from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.display import TrainingDisplay
-from train.loop import HeldOut, Outcome, Plan, Training, accumulation_steps
+from train.loop import Outcome, Plan, Training, accumulation_steps
 from train.model import MODEL_RECORD, SpecialTokenIds, export_model, new_model, training_memory
 from train.parallel import precision_of, start_ranks
 from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, write_result
@@ -37,20 +36,19 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
     train = settings.train
     tokenizer = load_tokenizer(prepared.tokenizer)
     special = SpecialTokenIds(*(special_token_id(tokenizer, token) for token in (BOS, PAD, EOS, UNK)))
-    vocab_size = prepared.manifest.vocab_size
-    samples = open_samples(open_split(prepared.shards, "train"), settings.model.block_size, train.seed)
+    vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
+    samples = open_samples(prepared.sources, settings.model.block_size, train.seed)
     model = new_model(settings.model, vocab_size, special, train.seed)
     accelerator = start_ranks(train.precision, prepared.folder)
     precision = precision_of(accelerator)
-    counts = prepared.manifest.held_out.counts
     plan = Plan(
         run=prepared.folder,
         train=train,
         samples=samples,
-        held_out=HeldOut(open_split(prepared.shards, "held_out"), counts) if counts.tokens else None,
-        data_fingerprint=prepared.manifest.fingerprint,
+        held_out=open_held_out(prepared.sources),
+        data_fingerprint=data_fingerprint(prepared.sources),
         vocab_size=vocab_size,
-        steps=planned_steps(train, samples.order.samples_per_epoch),
+        steps=planned_steps(train, samples.samples_per_epoch),
         flops_per_token=flops_per_token(settings.model, vocab_size),
         peak_flops=peak_flops(accelerator.device, precision),
     )
@@ -60,11 +58,11 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
         f"{parameter_count(settings.model, vocab_size):,} parameters, {precision} on {ranks} x "
         f"{accelerator.device.type}, about {memory / 2**30:.1f} GiB a rank"
     )
-    epochs = plan.steps * train.global_batch / samples.order.samples_per_epoch
+    epochs = plan.steps * train.global_batch / samples.samples_per_epoch
     console.print(
         f"{plan.steps:,} steps of {train.global_batch} x {settings.model.block_size} tokens "
         f"({train.micro_batch} samples x {ranks} ranks x {accumulation_steps(train, ranks)} accumulated), "
-        f"{epochs:.2f} epochs of {len(samples.stream):,} tokens"
+        f"{epochs:.2f} epochs of {samples.tokens:,} tokens"
     )
     if plan.held_out is None:
         console.print("no document is held out, so there will be no held-out loss; raise data.held_out for one")

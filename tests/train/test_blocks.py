@@ -1,0 +1,73 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.errors import BadInput
+from configs.schema import CorpusSettings, RunSettings, SourceSettings
+from data_prep.build import open_split
+from data_prep.mixture import SourceShards, prepare_sources
+from train.blocks import data_fingerprint, open_held_out, open_samples
+
+
+@pytest.fixture(scope="module")
+def sources(
+    tiny_settings: RunSettings, korean_texts: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SourceShards, ...]:
+    """Two sources of different size, the smaller with three times the weight."""
+    folder = tmp_path_factory.mktemp("sources")
+    named = []
+    for name, texts, weight in (("large", korean_texts[20:], 1.0), ("small", korean_texts[:20], 3.0)):
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        named.append(SourceSettings(name, (str(file),), weight))
+    corpus = CorpusSettings(sources=tuple(named))
+    assert tiny_settings.tokenizer.path is not None
+    return prepare_sources(corpus, tiny_settings.data, Path(tiny_settings.tokenizer.path), folder / "shards")
+
+
+def test_samples_are_the_blocks_of_the_stream_each_once_an_epoch(sources: tuple[SourceShards, ...]) -> None:
+    reader = open_samples(sources[:1], 32, seed=1)
+    stream = open_split(sources[0].folder, "train")
+    tokens = np.empty(len(stream), dtype=np.int64)
+    stream.read_into(0, tokens)
+    order = reader.sources[0].order
+    expected = {
+        tuple(tokens[start : start + 33]) for start in order.starts(np.arange(reader.samples_per_epoch)).tolist()
+    }
+    samples = reader.read(0, reader.samples_per_epoch)
+    assert samples.shape == (reader.samples_per_epoch, 33)
+    assert {tuple(row) for row in samples} == expected
+
+
+def test_a_mixture_keeps_its_weights_and_each_sources_own_order(sources: tuple[SourceShards, ...]) -> None:
+    reader = open_samples(sources, 32, seed=1)
+    own = [open_samples((replace(source, weight=1.0),), 32, seed=1 + number) for number, source in enumerate(sources)]
+    many = 400
+    mixed = reader.read(0, many)
+    chosen, _ = reader.mixture.locate(np.arange(many))
+    assert abs(int((chosen == 1).sum()) - 0.75 * many) < 40
+    for number in (0, 1):
+        rows = mixed[chosen == number]
+        assert (rows == own[number].read(0, len(rows))).all()
+
+
+def test_the_held_out_part_is_that_of_all_sources(sources: tuple[SourceShards, ...]) -> None:
+    together = open_held_out(sources)
+    assert together is not None
+    apart = [open_held_out((source,)) for source in sources]
+    assert len(together.stream) == sum(len(part.stream) for part in apart if part is not None)
+    assert together.counts.bytes == sum(part.counts.bytes for part in apart if part is not None)
+
+
+def test_other_weights_are_other_data(sources: tuple[SourceShards, ...]) -> None:
+    other = (sources[0], replace(sources[1], weight=1.0))
+    assert data_fingerprint(sources) != data_fingerprint(other)
+    assert data_fingerprint(sources[:1]) == sources[0].folder.name
+
+
+def test_a_source_shorter_than_a_block_is_named(sources: tuple[SourceShards, ...]) -> None:
+    with pytest.raises(BadInput, match=r"the small is shorter than one block: \d+ training tokens"):
+        open_samples(sources, 20_000, seed=1)
