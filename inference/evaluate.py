@@ -14,8 +14,8 @@ from configs.errors import BadInput
 from configs.schema import CorpusSettings
 from data_prep.build import open_split
 from data_prep.corpus import corpus_files, read_documents
-from data_prep.manifest import MANIFEST_FILE, file_checksum, read_manifest, shard_folder
-from data_prep.tokenizer import TOKENIZER_FILE, encode_documents, load_tokenizer
+from data_prep.encode import load_encoder, tokenizer_checksum
+from data_prep.manifest import MANIFEST_FILE, read_manifest, shard_folder
 from inference.generate import load_model
 from inference.score import Score, Tokens, Windows, nats_of_windows, score_of
 
@@ -77,8 +77,7 @@ def _holds_shards(path: Path) -> bool:
 def _held_out_shards(path: Path, model: Path) -> ScoredText:
     folder = shard_folder(path)
     manifest = read_manifest(folder)
-    tokenizer = model / TOKENIZER_FILE
-    if not tokenizer.is_file() or file_checksum(tokenizer) != manifest.tokenizer:
+    if tokenizer_checksum(model) != manifest.tokenizer:
         raise BadInput(f"{folder}: made with another tokenizer than {model}; score the model on text instead")
     if manifest.held_out.counts.tokens < 2:
         raise BadInput(f"{folder}: holds no held-out documents; prepare with a larger data.held_out, or score text")
@@ -87,12 +86,12 @@ def _held_out_shards(path: Path, model: Path) -> ScoredText:
 
 def _tokenized_text(options: EvaluateOptions) -> ScoredText:
     settings = CorpusSettings(input=(options.data,), text_field=options.text_field, document=options.document)
-    tokenizer = load_tokenizer(Path(options.model))
+    encoder, _ = load_encoder(Path(options.model))
     ids: list[NDArray[np.int32]] = []
     text_bytes = 0
     for document in read_documents(corpus_files(settings), settings):
         text_bytes += len(document.text.encode())
-        ids += [np.array(document_ids, np.int32) for document_ids in encode_documents(tokenizer, [document.text])]
+        ids.append(encoder.encode([document.text])[0].astype(np.int32))
     if not ids:
         raise BadInput(f"{options.data}: holds no text to score")
     return ScoredText(TokenArray(np.concatenate(ids)), text_bytes)

@@ -17,12 +17,12 @@ MODEL_RECORD = "files.json"
 
 @dataclass(frozen=True)
 class SpecialTokenIds:
-    """Ids that the model's configuration names."""
+    """Ids that the model's configuration names. Another project's tokenizer may lack a pad or an unknown token."""
 
     bos: int
-    pad: int
+    pad: int | None
     eos: int
-    unk: int
+    unk: int | None
 
 
 def padded_vocabulary(vocab_size: int) -> int:
@@ -93,10 +93,11 @@ def export_model(
     trimmed["lm_head.weight"] = trimmed[embedding]
     model.load_state_dict(trimmed, assign=True)
     model.tie_weights()
+    never_sampled = [token for token in (special.pad, special.unk) if token not in (None, special.bos, special.eos)]
     model.generation_config = GenerationConfig(
         bos_token_id=special.bos,
         eos_token_id=special.eos,
-        pad_token_id=special.pad,
-        suppress_tokens=[special.pad, special.unk],
+        pad_token_id=special.eos if special.pad is None else special.pad,
+        suppress_tokens=never_sampled or None,
     )
     model.save_pretrained(folder)

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
+from transformers import AutoTokenizer
 
+from configs.errors import BadInput
 from configs.schema import RunSettings
 from data_prep.manifest import file_record, read_manifest
-from data_prep.tokenizer import BOS, EOS, PAD, UNK, load_tokenizer, special_token_id
 from inference.generate import generate, load_model, quiet_transformers
 from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.display import TrainingDisplay
@@ -21,7 +22,10 @@ from train.signals import StopRequest
 from train.size import parameter_count, planned_steps
 from train.throughput import flops_per_token, peak_flops
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
+    *("special_tokens_map.json", "added_tokens.json", "spiece.model"),
+)
 
 
 def train_session(settings: RunSettings, prepared: PreparedRun, console: Console) -> bool:
@@ -34,8 +38,7 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
     stop.listen()
     quiet_transformers()
     train = settings.train
-    tokenizer = load_tokenizer(prepared.tokenizer)
-    special = SpecialTokenIds(*(special_token_id(tokenizer, token) for token in (BOS, PAD, EOS, UNK)))
+    special = special_token_ids(prepared.tokenizer)
     vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
     samples = open_samples(prepared.sources, settings.model.block_size, train.seed)
     model = new_model(settings.model, vocab_size, special, train.seed)
@@ -75,6 +78,20 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return outcome.stopped_by is None
+
+
+def special_token_ids(folder: Path) -> SpecialTokenIds:
+    """The special tokens of any tokenizer that `AutoTokenizer` loads; one token may begin and end a text.
+
+    Raises:
+        BadInput: no token ends a text.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise BadInput(f"{folder}: the tokenizer has no eos_token to end a text; set it in tokenizer_config.json")
+    bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return SpecialTokenIds(bos, tokenizer.pad_token_id, eos, tokenizer.unk_token_id)
 
 
 def _leave_result(

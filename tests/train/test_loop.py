@@ -189,3 +189,24 @@ def test_ranks_that_came_up_apart_stop_with_the_reason(config: Path, tmp_path: P
     assert done.returncode == 2
     assert done.stderr.count("malmoi train:") == 1
     assert "DeepSpeed is not supported yet" in done.stderr
+
+
+def test_another_projects_tokenizer_trains_a_model_too(
+    tiny_settings: RunSettings, corpus_file: Path, tmp_path: Path
+) -> None:
+    """A byte-level BPE as GPT-2's, whose one special token begins and ends a text."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2TokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    trained.train([str(corpus_file)], vocab_size=600, special_tokens=["<|endoftext|>"], show_progress=False)
+    GPT2TokenizerFast(tokenizer_object=trained._tokenizer).save_pretrained(tmp_path / "gpt2")
+    theirs = replace(
+        with_train(tiny_settings, tmp_path / "run", steps=3),
+        tokenizer=replace(tiny_settings.tokenizer, path=str(tmp_path / "gpt2")),
+    )
+    assert run(theirs) == 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.bos_token_id == model.config.eos_token_id == tokenizer.eos_token_id
