@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.errors import BadInput
 from configs.schema import DataSettings
+from data_prep.heartbeat import start_time
 from data_prep.work import begin_worker
 
 SMALL_BYTES = 3_000_000
@@ -72,7 +73,9 @@ def _local(workers: int) -> Iterator[Engine]:
     # The fork server has no threads, and imports once what all workers need.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["data_prep.work", "data_prep.fast_encode"])
-    executor = ProcessPoolExecutor(workers, context, initializer=begin_worker, initargs=(os.getpid(),))
+    executor = ProcessPoolExecutor(
+        workers, context, initializer=begin_worker, initargs=(os.getpid(), start_time(os.getpid()))
+    )
     try:
         yield Engine(executor, workers + 2)
     finally:

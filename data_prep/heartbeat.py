@@ -57,7 +57,8 @@ def _this_host() -> str:
     return f"{socket.gethostname()} {namespace}"
 
 
-def _start_time(pid: int) -> float | None:
+def start_time(pid: int) -> float | None:
+    """When a process of this host started, in seconds of its clock; none where it has ended, waited for or not."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -70,7 +71,7 @@ class Heartbeat:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / BEAT_FILE
-        self._beat = Beat(_this_host(), os.getpid(), _start_time(os.getpid()) or 0.0, 0, Progress())
+        self._beat = Beat(_this_host(), os.getpid(), start_time(os.getpid()) or 0.0, 0, Progress())
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -120,7 +121,7 @@ class Watch:
         """Whether the builder of `folder` is known to be dead: at once on this host, elsewhere after a silence."""
         beat = read_beat(folder)
         if beat is not None and beat.host == _this_host():
-            return _start_time(beat.pid) != beat.started
+            return start_time(beat.pid) != beat.started
         count = beat.count if beat is not None else -1
         now = time.monotonic()
         known = self._seen.get(folder)

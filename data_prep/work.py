@@ -4,7 +4,6 @@ import os
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -21,6 +20,7 @@ from data_prep.decode import bytes_of, count_lines, documents_of
 from data_prep.duplicates import DIGEST_BYTES, PERMUTATIONS, signatures_of
 from data_prep.encode import Encoder, load_encoder
 from data_prep.faults import Cause, Fault
+from data_prep.heartbeat import start_time
 from data_prep.sources import SourceFile
 
 WATCH_SECONDS = 0.5
@@ -130,17 +130,19 @@ def encode_chunk(job: Job, chunk: Chunk) -> EncodedChunk:
     )
 
 
-def begin_worker(builder: int) -> None:
-    """Set up a worker process: one thread of its own, and an end when the builder ends, even by SIGKILL."""
+def begin_worker(builder: int, started: float | None) -> None:
+    """Set up a worker process: one thread of its own, and an end when the builder ends, even by SIGKILL.
+
+    Args:
+        builder: its process number.
+        started: when it started, so that a number used again is told apart.
+    """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    parent = os.getppid()
 
     def watch() -> None:
-        # The parent, a fork server, ends with the builder too; a killed builder's number stays until it is waited for.
-        with suppress(ProcessLookupError):
-            while os.getppid() == parent:
-                os.kill(builder, 0)
-                time.sleep(WATCH_SECONDS)
+        # Not the parent's end: the parent is a fork server, which lives as long as its workers do.
+        while start_time(builder) == started:
+            time.sleep(WATCH_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

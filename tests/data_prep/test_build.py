@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -126,7 +125,7 @@ def finished_shards(out: Path, before: dict[str, int]) -> dict[str, int]:
 def test_killed_builds_end_in_the_same_bytes(
     undisturbed: Path, reviews: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    kill_at_random(KILLS, undisturbed, reviews, tokenizer_folder, tmp_path, 4.0)
+    kill_at_random(KILLS, undisturbed, reviews, tokenizer_folder, tmp_path, 3.0)
 
 
 @pytest.mark.soak
@@ -149,11 +148,12 @@ def test_a_dead_worker_stops_the_build_and_the_next_goes_on(
     undisturbed: Path, reviews: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     build = Build(tokenizer_folder, tmp_path / "out", reviews, workers=2, shard_tokens=SHARD_TOKENS)
-    wait_until(lambda: bool(list((tmp_path / "out").glob(".*.building-*/train-00000.idx"))))
-    workers = [
-        child for child in psutil.Process(build.process.pid).children() if "spawn_main" in " ".join(child.cmdline())
-    ]
-    workers[0].send_signal(signal.SIGKILL)
+    builder = psutil.Process(build.process.pid)
+    servers: list[psutil.Process] = []
+    while not servers or not servers[0].children():
+        servers = [child for child in builder.children() if "forkserver" in " ".join(child.cmdline())]
+        time.sleep(0.01)
+    servers[0].children()[0].kill()
     assert "a worker process died" in build.error()
     folder = Build(tokenizer_folder, tmp_path / "out", reviews, workers=2, shard_tokens=SHARD_TOKENS).folder()
     assert content_of(folder) == content_of(undisturbed)

@@ -128,7 +128,7 @@ def test_a_process_number_used_again_is_no_living_builder(tmp_path: Path, monkey
     with Heartbeat(tmp_path):
         pass
     assert not Watch().is_dead(tmp_path)
-    monkeypatch.setattr(heartbeat, "_start_time", lambda pid: 1.0)
+    monkeypatch.setattr(heartbeat, "start_time", lambda pid: 1.0)
     assert Watch().is_dead(tmp_path)
 
 
