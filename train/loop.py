@@ -29,6 +29,7 @@ from train.checkpoint import (
 )
 from train.display import TrainingDisplay
 from train.metrics import HeldOutMetrics, StepMetrics, append_metrics, drop_metrics_after
+from train.model import EMBEDDING, OUTPUT_MATRIX
 from train.objective import batch_nats
 from train.optim import learning_rate, new_optimizer
 from train.signals import StopRequest
@@ -69,7 +70,7 @@ def accumulation_steps(settings: TrainSettings, ranks: int) -> int:
         BadInput: micro-batch x ranks does not divide the global batch.
     """
     together = settings.micro_batch * ranks
-    if settings.global_batch % together:
+    if together < 1 or settings.global_batch < 1 or settings.global_batch % together:
         raise BadInput(
             f"train.global_batch {settings.global_batch} is no multiple of train.micro_batch {settings.micro_batch} "
             f"x {ranks} ranks = {together}; change one of them"
@@ -86,8 +87,8 @@ class Training:
         self.checkpoints = plan.run / "checkpoints"
         checkpoint = self._newest_checkpoint()
         if checkpoint is not None:
-            model.load_state_dict(load_tensors(checkpoint.folder / MODEL_FILE), strict=False)
-            model.tie_weights()
+            weights = load_tensors(checkpoint.folder / MODEL_FILE)
+            model.load_state_dict({**weights, OUTPUT_MATRIX: weights[EMBEDDING]})
         optimizer = new_optimizer(model, plan.train, accelerator.device)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare_model = model
@@ -125,11 +126,13 @@ class Training:
                 self._evaluate(settings.evaluate_tokens)
                 log = _Interval()
             if last or stopped_by is not None or _is_due(self.progress.step, settings.save_every):
-                self._save()
-                saved_step = self.progress.step
+                saved_step = self.progress.step if self._save() else saved_step
                 log = _Interval()
             if stopped_by is not None and not last:
-                self.display.note(f"stopped by {stopped_by} after step {saved_step}; run again to go on")
+                self.display.note(
+                    f"stopped by {stopped_by} after step {self.progress.step}; "
+                    f"run again to go on from step {saved_step}"
+                )
                 return Outcome(self.progress, stopped_by, None)
         return Outcome(self.progress, None, self._evaluate(None))
 
@@ -262,21 +265,25 @@ class Training:
         self.display.held_out(line)
         return score
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Write a checkpoint, and say on rank 0 whether the disk took it."""
+        saved = True
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             progress = replace(self.progress, scaler={} if scaler is None else dict(scaler.state_dict()))
             # The output matrix is the embedding: it is stored once.
-            weights = {n: t for n, t in self.bare_model.state_dict().items() if n != "lm_head.weight"}
+            weights = {name: t for name, t in self.bare_model.state_dict().items() if name != OUTPUT_MATRIX}
             try:
                 save_checkpoint(
                     self.checkpoints, progress, weights, optimizer_tensors(self.bare_model, self.optimizer.optimizer)
                 )
             except CheckpointNotSavedError as error:
                 self.display.note(str(error))
+                saved = False
             else:
                 delete_older(self.checkpoints, self.plan.train.keep_last)
         self.accelerator.wait_for_everyone()
+        return saved
 
 
 class _Interval:

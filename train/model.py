@@ -11,6 +11,8 @@ from configs.schema import ModelSettings
 from train.size import parameter_count
 
 VOCABULARY_MULTIPLE = 64
+EMBEDDING, OUTPUT_MATRIX = "transformer.wte.weight", "lm_head.weight"
+"""The same matrix under two names; checkpoints hold it once."""
 MODEL_RECORD = "files.json"
 """Size and checksum of every other file of a model folder, for `malmoi verify`."""
 
@@ -36,6 +38,11 @@ def gpt2_config(settings: ModelSettings, vocab_size: int, special: SpecialTokenI
     Raises:
         BadInput: the shape is impossible.
     """
+    for name in ("n_layer", "n_head", "n_embd", "block_size"):
+        if getattr(settings, name) < 1:
+            raise BadInput(f"model.{name} {getattr(settings, name)}: choose 1 or more")
+    if not 0 <= settings.dropout < 1:
+        raise BadInput(f"model.dropout {settings.dropout}: choose 0 or more, and less than 1")
     if settings.n_embd % settings.n_head:
         raise BadInput(f"model.n_head {settings.n_head} does not divide model.n_embd {settings.n_embd}")
     return GPT2Config(
@@ -87,10 +94,8 @@ def export_model(
     )
     with torch.device("meta"):
         model = GPT2LMHeadModel(exported)
-    trimmed = {name: tensor.detach().float().cpu() for name, tensor in state.items() if name != "lm_head.weight"}
-    embedding = "transformer.wte.weight"
-    trimmed[embedding] = trimmed[embedding][:vocab_size].clone()
-    trimmed["lm_head.weight"] = trimmed[embedding]
+    trimmed = {name: tensor.detach().float().cpu() for name, tensor in state.items()}
+    trimmed[EMBEDDING] = trimmed[OUTPUT_MATRIX] = trimmed[EMBEDDING][:vocab_size].clone()
     model.load_state_dict(trimmed, assign=True)
     model.tie_weights()
     never_sampled = [token for token in (special.pad, special.unk) if token not in (None, special.bos, special.eos)]

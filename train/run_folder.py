@@ -76,19 +76,18 @@ def prepare_run(settings: RunSettings) -> PreparedRun:
 
 
 def _check_unchanged(folder: Path, settings: RunSettings) -> None:
-    """Refuse to go on with a run whose tokenizer or model would be another one."""
+    """Refuse to go on with a run whose tokenizer, model or optimiser would be another one."""
     file = folder / CONFIG_FILE
     if not file.is_file():
         return
     before, now = yaml.safe_load(file.read_text()), yaml.safe_load(settings_as_yaml(settings))
+    fixed = [(group, name, value) for group in ("tokenizer", "model") for name, value in now[group].items()]
+    fixed += [("train", name, now["train"][name]) for name in ("seed", "optimizer")]
     changed = [
         f"{group}.{name} was {before[group][name]} and is now {value}"
-        for group in ("tokenizer", "model")
-        for name, value in now[group].items()
+        for group, name, value in fixed
         if before.get(group, {}).get(name, value) != value
     ]
-    if before.get("train", {}).get("seed", settings.train.seed) != settings.train.seed:
-        changed.append(f"train.seed was {before['train']['seed']} and is now {settings.train.seed}")
     if changed:
         raise BadInput(f"{folder}: holds another run: {'; '.join(changed)}; choose another --run or delete this one")
 

@@ -2,22 +2,28 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
 from rich.console import Console
 from transformers import AutoTokenizer
 
 from configs.errors import BadInput
 from configs.schema import RunSettings
 from data_prep.manifest import file_record, read_manifest
+from data_prep.nodes import manifest_hash, require_agreement
 from inference.generate import generate, load_model, quiet_transformers
 from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.display import TrainingDisplay
 from train.loop import Outcome, Plan, Training, accumulation_steps
 from train.model import MODEL_RECORD, SpecialTokenIds, export_model, new_model, training_memory
 from train.parallel import precision_of, start_ranks
-from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, write_result
+from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, is_main_rank, write_result
 from train.signals import StopRequest
 from train.size import parameter_count, planned_steps
 from train.throughput import flops_per_token, peak_flops
@@ -37,12 +43,33 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
     stop = StopRequest()
     stop.listen()
     quiet_transformers()
+    with _only_training(prepared.folder):
+        return _train(settings, prepared, console, stop)
+
+
+@contextmanager
+def _only_training(folder: Path) -> Iterator[None]:
+    """Hold the run folder, on rank 0, against a second start of the same run."""
+    lock = FileLock(folder / ".training.lock", blocking=False, fallback_to_soft=False)
+    if is_main_rank():
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BadInput(f"{folder}: another process trains here; wait for it, or choose another --run") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop: StopRequest) -> bool:
     train = settings.train
     special = special_token_ids(prepared.tokenizer)
     vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
     samples = open_samples(prepared.sources, settings.model.block_size, train.seed)
     model = new_model(settings.model, vocab_size, special, train.seed)
     accelerator = start_ranks(train.precision, prepared.folder)
+    require_same_shards(accelerator, prepared)
     precision = precision_of(accelerator)
     plan = Plan(
         run=prepared.folder,
@@ -78,6 +105,17 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return outcome.stopped_by is None
+
+
+def require_same_shards(accelerator: Accelerator, prepared: PreparedRun) -> None:
+    """See that every rank, on whichever disk it built, reads the same shards.
+
+    Raises:
+        BadInput: they differ.
+    """
+    own = b"".join(bytes.fromhex(manifest_hash(source.folder)) for source in prepared.sources)
+    gathered = accelerator.gather(torch.tensor([list(own)], dtype=torch.uint8, device=accelerator.device))
+    require_agreement([bytes(row).hex() for row in gathered.tolist()])
 
 
 def special_token_ids(folder: Path) -> SpecialTokenIds:

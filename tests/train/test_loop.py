@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from configs.command_line import settings_as_yaml
@@ -210,3 +211,26 @@ def test_another_projects_tokenizer_trains_a_model_too(
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
     assert model.config.vocab_size == len(tokenizer)
     assert model.config.bos_token_id == model.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_run_that_trains_already_is_not_started_twice(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path
+) -> None:
+    settings = with_train(tiny_settings, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".training.lock"), pytest.raises(BadInput, match="another process trains here"):
+        run(settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"micro_batch": 0}, "global_batch 8 is no multiple of train.micro_batch 0"),
+        ({"global_batch": -8}, "global_batch -8 is no multiple"),
+    ],
+)
+def test_impossible_batches_are_refused(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path, change: dict[str, int], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        run(with_train(tiny_settings, tmp_path / "run", **change))
