@@ -100,11 +100,14 @@ def _local_files(name: str) -> list[SourceFile]:
     else:
         path = Path(name).expanduser()
     if path.is_dir():
-        return _files_of_folder(str(path), sorted(str(file) for file in path.rglob("*") if file.is_file()))
+        found = (file for file in path.rglob("*") if file.is_file())
+        # Hidden files are no text: editors keep theirs so, and so does a build whose output lies in this folder.
+        shown = (file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
+        return _files_of_folder(str(path), sorted(map(str, shown)))
     if path.exists():
         return [source_file(str(path))]
-    found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    return _matches(name, sorted(file for file in found if Path(file).is_file()))
+    matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    return _matches(name, sorted(file for file in matches if Path(file).is_file()))
 
 
 def _remote_files(url: str) -> list[SourceFile]:

@@ -8,15 +8,22 @@ import pytest
 from configs.errors import BadInput
 from data_prep.lengths import CHUNK, length_edges, length_histogram
 from data_prep.manifest import Split, SplitCounts
-from data_prep.shards import ShardWriter
+from data_prep.shards import write_index
 
 
 def write_documents(folder: Path, lengths: list[int], shard_tokens: int = 100) -> Split:
-    writer = ShardWriter(folder, "train", np.dtype("<u2"), shard_tokens)
-    for length in lengths:
-        writer.add([7] * length)
-    writer.close()
-    return Split(tuple(writer.stems), SplitCounts(len(lengths), sum(lengths), 0, 0))
+    """A split whose shards are closed at `shard_tokens` or a little above."""
+    stems: list[str] = []
+    held: list[int] = []
+    for number, length in enumerate(lengths, 1):
+        held.append(length)
+        if sum(held) >= shard_tokens or number == len(lengths):
+            stems.append(f"train-{len(stems):05d}")
+            (folder / f"{stems[-1]}.bin").write_bytes(np.full(sum(held), 7, dtype="<u2").tobytes())
+            with (folder / f"{stems[-1]}.idx").open("wb") as index:
+                write_index(index, np.array(held, dtype=np.int32), np.dtype("<u2"))
+            held = []
+    return Split(tuple(stems), SplitCounts(len(lengths), sum(lengths), 0, 0))
 
 
 def test_each_document_falls_into_the_bin_that_holds_its_length(tmp_path: Path) -> None:

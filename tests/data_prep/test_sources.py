@@ -67,3 +67,11 @@ def test_errors_of_a_url_name_it(folder: Path) -> None:
     corpus = CorpusSettings(input=("memory://bad.txt",))
     with pytest.raises(BadInput, match=r"memory://bad\.txt:2: not UTF-8 at byte 3"):
         list(read_documents(corpus_files(corpus), corpus))
+
+
+def test_hidden_files_of_a_folder_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "글.txt").write_text("가\n")
+    (tmp_path / ".hidden").mkdir()
+    for name in (".draft.txt", ".hidden/notes.json"):
+        (tmp_path / name).write_text("{}")
+    assert [file.name for file in corpus_files(CorpusSettings(input=(str(tmp_path),)))] == [str(tmp_path / "글.txt")]

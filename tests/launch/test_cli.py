@@ -90,7 +90,7 @@ BAD_CORPORA: dict[str, tuple[str, bytes, str]] = {
     "no_text": ("c.jsonl", b'{"text": 5}\n', "c.jsonl:1: field 'text' holds int"),
     "surrogate": ("c.jsonl", b'{"text": "\\ud83d"}\n', "c.jsonl:1: half of a surrogate pair"),
     "format": ("c.docx", b"PK", "c.docx: no reader for this format"),
-    "gzip": ("c.jsonl.gz", b"\x1f\x8b\x08\x00broken", "c.jsonl.gz: damaged gzip"),
+    "gzip": ("c.jsonl.gz", b"\x1f\x8b\x08\x00broken", "c.jsonl.gz: damaged gz"),
 }
 
 
@@ -109,7 +109,9 @@ def test_missing_paths_are_named(tmp_path: Path) -> None:
     assert f"{missing}: no such file or folder" in refused(
         "tokenizer", "--input", missing, "--out", str(tmp_path / "o")
     )
-    assert "no .txt or .jsonl file" in refused("tokenizer", "--input", str(tmp_path), "--out", str(tmp_path / "o"))
+    assert "no file to be read in this folder" in refused(
+        "tokenizer", "--input", str(tmp_path), "--out", str(tmp_path / "o")
+    )
     assert "--input and --out missing" in refused("tokenizer")
     assert "no such model folder" in refused("generate", "--model", missing)
     assert "no such folder" in refused("verify", missing)
@@ -147,7 +149,7 @@ def test_verify_finds_damage_in_shards_checkpoint_and_model(finished_run: Path, 
         damaged = bytearray((copy / file).read_bytes())
         damaged[len(damaged) // 2] ^= 16
         (copy / file).write_bytes(damaged)
-        assert f"{copy / file}: its bytes changed" in refused("verify", str(copy))
+        assert f"{copy / file}: its content changed" in refused("verify", str(copy))
     assert "name one of these" in refused("verify", str(tmp_path))
 
 

@@ -47,7 +47,7 @@ def test_one_flipped_bit_is_named_and_the_older_checkpoint_taken(tmp_path: Path,
     found, faults = newest_whole_checkpoint(tmp_path)
     assert found is not None
     assert found.progress.step == 1
-    assert faults == [f"{newest / file}: its bytes changed since it was written"]
+    assert faults == [f"{newest / file}: its content changed since it was written"]
 
 
 def test_a_truncated_a_missing_and_a_stateless_one_are_passed_over(tmp_path: Path) -> None:
