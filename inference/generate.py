@@ -109,9 +109,13 @@ def generate(
             raise BadInput("the prompt is empty and this tokenizer puts no token before it; give some text")
         new_tokens = settings.max_new_tokens if settings.max_length is None else settings.max_length - length
         if not 1 <= new_tokens <= loaded.context - length:
+            room = loaded.context - length
+            remedy = (
+                f"set --max_new_tokens to {room} or less" if room > 0 else f"shorten the prompt by {1 - room} tokens"
+            )
             raise BadInput(
                 f"a prompt of {length} tokens and {new_tokens} new ones do not fit the model's context of "
-                f"{loaded.context}; set --max_new_tokens to {max(1, loaded.context - length)} or less"
+                f"{loaded.context}; {remedy}"
             )
         shown = console is not None and settings.num_beams == 1
         streamer = LiveSamples(console, loaded.tokenizer) if shown and console is not None else None

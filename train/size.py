@@ -2,6 +2,7 @@
 
 import math
 
+from configs.errors import BadInput
 from configs.schema import ModelSettings, TrainSettings
 
 
@@ -13,5 +14,15 @@ def parameter_count(settings: ModelSettings, vocab_size: int) -> int:
 
 
 def planned_steps(settings: TrainSettings, samples_per_epoch: int) -> int:
-    """Updates that a whole run makes: `steps`, or as many as `epochs` gives, and at least one."""
-    return settings.steps or max(1, math.ceil(settings.epochs * samples_per_epoch / settings.global_batch))
+    """Updates that a whole run makes: `steps`, or as many as `epochs` gives, and at least one.
+
+    Raises:
+        BadInput: `steps`, `epochs` or `global_batch` is below 1, or not above 0.
+    """
+    for name in ("steps", "epochs", "global_batch"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise BadInput(f"train.{name} {value}: choose a number above 0")
+    if settings.steps is not None:
+        return settings.steps
+    return max(1, math.ceil(settings.epochs * samples_per_epoch / settings.global_batch))

@@ -121,21 +121,22 @@ def test_what_is_no_index_is_named(tmp_path: Path, byte: int) -> None:
 
 
 SPARSE = """
-import resource, sys, time
+import sys
 from pathlib import Path
 import numpy as np
 from data_prep.build import open_split
-begun = time.process_time()  # of this process: other work on the machine does not count
+before = int(dict(line.split(": ") for line in open("/proc/self/io"))["rchar"])
 stream = open_split(Path(sys.argv[1]), "train")
-opened = time.process_time() - begun
 block = np.zeros(1025, dtype=np.int64)
 for start in (0, len(stream) // 2 - 3, len(stream) - len(block)):
     stream.read_into(start, block)
-print(len(stream), opened, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+read = dict(line.split(": ") for line in open("/proc/self/io"))
+print(len(stream), int(read["rchar"]) - before, status["VmHWM"].split()[0])
 """
 
 
-def test_a_trillion_tokens_open_in_under_a_second(tmp_path: Path) -> None:
+def test_a_trillion_tokens_open_without_being_read(tmp_path: Path) -> None:
     from data_prep.manifest import FORMAT_VERSION, FileRecord, Manifest, Split, SplitCounts, write_manifest
 
     shards, documents, tokens = 1_000, 1_000, 10**6
@@ -156,7 +157,7 @@ def test_a_trillion_tokens_open_in_under_a_second(tmp_path: Path) -> None:
     train, none = Split(stems, counts), Split((), SplitCounts(0, 0, 0, 0))
     write_manifest(Manifest(FORMAT_VERSION, "x", "x", 50_000, {}, (), train, none, {}, {}, 0, tuple(files)), tmp_path)
     done = subprocess.run([sys.executable, "-c", SPARSE, str(tmp_path)], capture_output=True, text=True, check=True)
-    length, opened, kilobytes = done.stdout.split()
-    assert int(length) == 10**12
-    assert float(opened) < 1.0
-    assert int(kilobytes) < 400_000
+    length, read, kilobytes = map(int, done.stdout.split())
+    assert length == 10**12
+    assert read < 10_000_000
+    assert kilobytes < 400_000

@@ -95,6 +95,7 @@ def test_beams_and_greedy_search_are_deterministic(loaded: LoadedModel) -> None:
     ("change", "message"),
     [
         ({"max_new_tokens": 100}, r"do not fit the model's context of 32; set --max_new_tokens to \d+ or less"),
+        ({"max_new_tokens": 27, "max_length": 200}, r"set --max_new_tokens to \d+ or less"),
         ({"temperature": 0.0}, "temperature 0.0 is out of range"),
         ({"top_p": 1.5}, "top_p 1.5 is out of range"),
         ({"do_sample": False}, "needs as many --num_beams"),
@@ -134,3 +135,8 @@ def test_a_folder_without_weights_is_refused(finished_run: Path, tmp_path: Path)
     (tmp_path / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(BadInput, match="cannot be loaded"):
         load_model(tmp_path)
+
+
+def test_a_prompt_longer_than_the_context_is_to_be_shortened(loaded: LoadedModel) -> None:
+    with pytest.raises(BadInput, match=r"shorten the prompt by \d+ tokens"):
+        samples(loaded, "가" * 200)

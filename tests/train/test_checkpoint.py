@@ -47,7 +47,8 @@ def test_one_flipped_bit_is_named_and_the_older_checkpoint_taken(tmp_path: Path,
     found, faults = newest_whole_checkpoint(tmp_path)
     assert found is not None
     assert found.progress.step == 1
-    assert faults == [f"{newest / file}: its content changed since it was written"]
+    assert len(faults) == 1
+    assert faults[0].startswith(f"{newest / file}: its content changed since it was written")
 
 
 def test_a_truncated_a_missing_and_a_stateless_one_are_passed_over(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_a_truncated_a_missing_and_a_stateless_one_are_passed_over(tmp_path: Pat
     found, faults = newest_whole_checkpoint(tmp_path)
     assert found is not None
     assert found.progress.step == 1
-    assert [fault.split(": ", 1)[1].split(" ")[0] for fault in faults] == ["missing", "missing", "100"]
+    assert [fault.split(": ", 1)[1][:7].rstrip(";") for fault in faults] == ["missing", "missing", "100 byt"]
 
 
 def test_older_ones_go_and_steps_sort_as_numbers(tmp_path: Path) -> None:

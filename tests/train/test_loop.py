@@ -226,7 +226,8 @@ def test_a_run_that_trains_already_is_not_started_twice(
     ("change", "message"),
     [
         ({"micro_batch": 0}, "global_batch 8 is no multiple of train.micro_batch 0"),
-        ({"global_batch": -8}, "global_batch -8 is no multiple"),
+        ({"global_batch": -8}, "global_batch -8: choose a number above 0"),
+        ({"steps": 0}, "steps 0: choose a number above 0"),
     ],
 )
 def test_impossible_batches_are_refused(
