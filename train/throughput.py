@@ -34,10 +34,10 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
 
 
 def _measured_matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    size = 4096 if device.type == "cuda" else 768
+    size = 4096 if device.type == "cuda" else 1024
     left = torch.randn(size, size, device=device, dtype=dtype)
     best = float("inf")
-    for _ in range(5):
+    for _ in range(10):
         began = time.perf_counter()
         left @ left
         if device.type == "cuda":
