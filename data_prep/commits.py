@@ -44,7 +44,7 @@ def _state(record: dict[str, object]) -> SplitState:
     finished, counts = record["finished"], record["counts"]
     assert isinstance(finished, list) and isinstance(counts, dict)
     files = tuple(FileRecord(**file) for file in finished)
-    return SplitState(**{**record, "finished": files, "counts": SplitCounts(**counts)})  # type: ignore[arg-type]
+    return SplitState(**{**record, "finished": files, "counts": SplitCounts(**counts)})  # type: ignore[arg-type]  # JSON
 
 
 def take_over_commit(folder: Path, work: Path) -> Commit:

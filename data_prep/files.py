@@ -5,9 +5,9 @@ from pathlib import Path
 from uuid import uuid4
 
 
-def fsync_folder(folder: Path) -> None:
-    """See a folder's entries onto the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync_path(path: Path) -> None:
+    """See a file's content, or a folder's entries, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -32,4 +32,4 @@ def write_whole(file: Path, content: bytes, durable: bool = True) -> None:
         temporary.unlink(missing_ok=True)
         raise
     if durable:
-        fsync_folder(file.parent)
+        fsync_path(file.parent)

@@ -78,7 +78,7 @@ def _appears(file: Path, seconds: float) -> bool:
     end = time.monotonic() + seconds
     while True:
         # Listing the folder, unlike asking for the file, makes NFS look again.
-        if file.parent.is_dir() and file.name in os.listdir(file.parent):  # noqa: PTH208
+        if file.parent.is_dir() and file.name in os.listdir(file.parent):  # noqa: PTH208 - one listing
             return True
         if time.monotonic() > end:
             return False

@@ -13,7 +13,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from configs.errors import BadInput
-from data_prep.files import fsync_folder, write_whole
+from data_prep.files import fsync_path, write_whole
 from data_prep.heartbeat import Heartbeat, Watch, read_beat
 
 POLL_SECONDS = 0.2
@@ -183,7 +183,7 @@ def _take_over(final: Path, temporary: Path, takes_over: bool) -> None:
 
 def _rename_if_absent(temporary: Path, final: Path, marker: str) -> None:
     temporary.chmod(0o755)
-    fsync_folder(temporary)
+    fsync_path(temporary)
     try:
         temporary.rename(final)
     except OSError:
@@ -192,4 +192,4 @@ def _rename_if_absent(temporary: Path, final: Path, marker: str) -> None:
                 f"{final}: in the way, and not a finished folder of ours; move it or choose another"
             ) from None
         shutil.rmtree(temporary, ignore_errors=True)
-    fsync_folder(final.parent)
+    fsync_path(final.parent)

@@ -64,8 +64,8 @@ class SplitWriter:
         return f"{self._name}-{len(self._finished) // 2:05d}"
 
     def _open(self, mode: str) -> None:
-        self._bin = (self._folder / f"{self._stem()}.bin").open(mode)  # type: ignore[assignment]
-        self._lengths_file = self._lengths_path.open(mode)  # type: ignore[assignment]
+        self._bin = (self._folder / f"{self._stem()}.bin").open(mode)  # type: ignore[assignment]  # mode is binary
+        self._lengths_file = self._lengths_path.open(mode)  # type: ignore[assignment]  # mode is binary
 
     def add(self, ids: NDArray[Any], lengths: NDArray[np.int32], text_bytes: int, characters: int) -> bool:
         """Append the documents of one chunk; whether this closed a shard.

@@ -15,7 +15,7 @@ import heapq
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -190,10 +190,3 @@ def special_token_id(tokenizer: Tokenizer, token: str) -> int:
     if number is None:
         raise BadInput(f"the tokenizer lacks the special token {token}; train one with `malmoi tokenizer`")
     return number
-
-
-def encode_documents(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:
-    """Token ids of each document, between `<s>` and `</s>`."""
-    bos, eos = special_token_id(tokenizer, BOS), special_token_id(tokenizer, EOS)
-    for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-        yield [bos, *encoding.ids, eos]

@@ -6,7 +6,6 @@ beside its final name and renamed; one whose files do not match is named and pas
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from configs.errors import BadInput
+from data_prep.files import fsync_path
 from data_prep.manifest import FileRecord, file_record
 from data_prep.verify import file_faults
 
@@ -89,28 +89,20 @@ def save_checkpoint(
         save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / MODEL_FILE)
         save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, temporary / OPTIMIZER_FILE)
         for file in (MODEL_FILE, OPTIMIZER_FILE):
-            _fsync(temporary / file)
+            fsync_path(temporary / file)
         files = [file_record(temporary / file) for file in (MODEL_FILE, OPTIMIZER_FILE)]
         state = {"progress": asdict(progress), "files": [asdict(file) for file in files]}
         (temporary / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
-        _fsync(temporary / STATE_FILE)
-        _fsync(temporary)
+        fsync_path(temporary / STATE_FILE)
+        fsync_path(temporary)
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
-        _fsync(checkpoints)
+        fsync_path(checkpoints)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointNotSavedError(f"{final}: not saved ({error}); make room, the run goes on") from error
     return final
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def checkpoint_faults(folder: Path) -> list[str]:
