@@ -6,12 +6,20 @@ from collections.abc import Iterable
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 75
+EXIT_FAILED = 1
 
 
 class BadInput(Exception):
     """Bad usage or bad input: its text is one line that names the thing, the place and the remedy.
 
     Commands print it on stderr without a traceback and exit with `EXIT_BAD_INPUT`.
+    """
+
+
+class RunFailed(Exception):
+    """A run that cannot go on although its input is right: its text is one line that says what was seen.
+
+    Commands print it on stderr and exit with `EXIT_FAILED`.
     """
 
 

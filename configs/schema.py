@@ -14,6 +14,7 @@ SharedFilesystem = Literal["auto", "true", "false"]
 Engine = Literal["local", "dask", "slurm"]
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+BackendName = Literal["auto", "single", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,28 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class DivergenceSettings:
+    """What a run does when its loss or gradient goes wrong."""
+
+    nonfinite_steps: int = 10
+    """Updates in a row with a loss or gradient that is not finite, each of which is skipped, after which the run goes
+    back to its newest checkpoint; 0: never. Those that only lower fp16's loss scale do not count."""
+    spike_deviations: float = 0.0
+    """Standard deviations above the mean of recent losses at which the run goes back too; 0: never."""
+    spike_window: int = 100
+    """Recent updates whose losses give that mean and deviation; none is a spike before so many."""
+    rollbacks: int = 3
+    """Times that a run goes back, each time passing over the samples that it saw since, before it stops for good."""
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """The loop: batch, length, learning rate, what is written and how often."""
 
     global_batch: int = 512
     """Samples an update, over all ranks and accumulation steps."""
-    micro_batch: int = 8
-    """Samples a rank computes at once; must divide global_batch / ranks."""
+    micro_batch: int | Literal["auto"] = 8
+    """Samples a rank computes at once; must divide global_batch / ranks. auto: the most that its memory takes."""
     steps: int | None = None
     """Updates in all; none: as many as `epochs` gives."""
     epochs: float = 1.0
@@ -175,6 +191,30 @@ class TrainSettings:
     """Steps between two checkpoints; also after the last step. 0: only then."""
     keep_last: int = 2
     """Checkpoints kept; an older one goes only after the newer is whole."""
+    keep_best: int = 0
+    """Checkpoints kept besides for their held-out loss, of those whose step was evaluated."""
+    asynchronous_save: bool = True
+    """Write checkpoints while training goes on; it waits only for a copy of its state in the host's memory."""
+    accept_changed_data: bool = False
+    """Go on from a checkpoint although the shards are others than those it was trained on."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Accelerate's trackers that metrics go to, by name: tensorboard, wandb, trackio, mlflow, comet_ml, ..."""
+    profile: tuple[int, ...] = ()
+    """Steps, from 1, of which a torch profiler trace is written to `profile` in the run folder."""
+    divergence: DivergenceSettings = field(default_factory=DivergenceSettings)
+    """What a run does when its loss or gradient goes wrong."""
+
+
+@dataclass(frozen=True)
+class ParallelSettings:
+    """How ranks share the work."""
+
+    backend: BackendName = "auto"
+    """Whole copies (single, ddp), DeepSpeed ZeRO stage 1 to 3, or PyTorch's FSDP2; auto: what the launcher asks for."""
+    offload: bool = False
+    """With ZeRO, keep the optimiser's state, and in stage 3 the weights too, in the host's memory."""
+    hang_seconds: int = 1800
+    """Seconds without an update or a look at held-out text after which a rank dumps its stacks and ends; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -229,5 +269,7 @@ class RunSettings:
     """The shape of the model."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """The loop."""
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
+    """How ranks share the work."""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     """The samples that a finished run shows."""

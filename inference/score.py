@@ -1,7 +1,7 @@
 """Loss, perplexity and bits per byte of a model over a stream of tokens."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -93,18 +93,19 @@ def nats_of_windows(
     logits_of: Logits,
     stream: Tokens,
     windows: Windows,
-    numbers: range,
+    numbers: Sequence[int | None],
     batch: int,
     vocab_size: int,
     device: torch.device,
 ) -> Nats:
     """Sum the negative log-likelihood over the windows `numbers`, `batch` at a time, accumulated in float64.
 
+    In place of a number, none stands for the first window, computed and not counted.
     Logits from `vocab_size` on are padding and take no probability.
     """
     nats, tokens = 0.0, 0
     for first in range(0, len(numbers), batch):
-        spans = [windows.span(number) for number in numbers[first : first + batch]]
+        spans = [_span_or_blank(windows, number) for number in numbers[first : first + batch]]
         longest = max(length for _, length, _ in spans)
         ids = np.zeros((len(spans), longest), dtype=np.int64)
         counted = np.zeros((len(spans), longest - 1), dtype=bool)
@@ -118,3 +119,10 @@ def nats_of_windows(
         nats += float(losses[mask].double().sum())
         tokens += int(counted.sum())
     return Nats(nats, tokens)
+
+
+def _span_or_blank(windows: Windows, number: int | None) -> tuple[int, int, int]:
+    if number is not None:
+        return windows.span(number)
+    start, length, _ = windows.span(0)
+    return start, length, 0

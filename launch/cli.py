@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.errors import EXIT_BAD_INPUT, BadInput, nearest_name_hint
+from configs.errors import EXIT_BAD_INPUT, EXIT_FAILED, BadInput, RunFailed, nearest_name_hint
 
 HELP_FLAGS = ("-h", "--help")
 
@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f"malmoi {name}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except RunFailed as error:
+        print(f"malmoi {name}: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except BrokenPipeError:
         # The reader of our output is gone (`| head`): what is left must not be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,29 +1,34 @@
 """Checkpoints that are whole or not there, in files that hold no code.
 
-A checkpoint is a folder `step-000100` with `model.safetensors`, `optimizer.safetensors` (both by parameter
-name) and, written last, `state.json` with the counters and every file's size and checksum. It is written
-beside its final name and renamed; one whose files do not match is named and passed over.
+A checkpoint is a folder `step-000100` with `model.safetensors`, `optimizer.safetensors` (both by parameter name,
+whole and in fp32, whatever backend wrote them) and, written last, `state.json` with the counters and every file's
+size and checksum. It is written beside its final name and renamed; one whose files do not match is named and passed
+over. A folder is renamed before it is deleted, so that none is ever seen half.
 """
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from configs.errors import BadInput
 from data_prep.files import fsync_path
 from data_prep.manifest import FileRecord, file_record
+from data_prep.space import readable_bytes
 from data_prep.verify import file_faults
+from train.loss_scale import LossScaleState
+from train.parameter_tensors import WEIGHT
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
-MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+FORMAT_VERSION = 2
+WRITING, REPLACED, DELETED = "writing", "replaced", "deleted"
 
 
 class CheckpointNotSavedError(Exception):
@@ -37,12 +42,16 @@ class Progress:
     step: int
     """Updates tried, skipped ones included."""
     samples: int
-    """Samples consumed."""
+    """Samples consumed, those that a rollback passed over included."""
     skipped_steps: int
-    """Updates that fp16's loss scaling passed over."""
+    """Updates whose gradient was not finite."""
+    rollbacks: int
+    """Times that the run went back to a checkpoint because its loss or gradient had gone wrong."""
     data_fingerprint: str
-    scaler: dict[str, float]
-    """The loss scaler's state; empty without one."""
+    loss_scale: LossScaleState | None
+    """Where fp16's loss scale stands; none in other precisions."""
+    held_out_loss: float | None
+    """Nats a token at this very step; none where it was not evaluated."""
 
 
 @dataclass(frozen=True)
@@ -53,73 +62,118 @@ class Checkpoint:
     progress: Progress
 
 
-def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as `MOMENT.PARAMETER` -> tensor."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        for moment, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{moment}.{name}"] = value
-    return tensors
+class CheckpointTensors(Mapping[str, Tensor]):
+    """The tensors of a checkpoint under the backends' names, each read when it is asked for, onto the CPU."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        # safetensors' own annotations are incomplete.
+        self._files: list[Any] = [
+            safe_open(checkpoint.folder / file, framework="pt") for file in (MODEL_FILE, OPTIMIZER_FILE)
+        ]
+        self._weights, self._moments = (set(file.keys()) for file in self._files)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._moments:
+            moment: Tensor = self._files[1].get_tensor(name)
+            return moment
+        weight = name.removeprefix(f"{WEIGHT}.")
+        if not name.startswith(f"{WEIGHT}.") or weight not in self._weights:
+            raise KeyError(name)
+        tensor: Tensor = self._files[0].get_tensor(weight)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (f"{WEIGHT}.{name}" for name in sorted(self._weights))
+        yield from sorted(self._moments)
+
+    def __len__(self) -> int:
+        return len(self._weights) + len(self._moments)
 
 
-def set_optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took."""
-    for name, parameter in model.named_parameters():
-        # AdamW's fused kernel wants its step counter beside the parameter.
-        optimizer.state[parameter] = {
-            moment: tensors[f"{moment}.{name}"].to(parameter.device)
-            for moment in MOMENTS
-            if f"{moment}.{name}" in tensors
-        }
-
-
-def save_checkpoint(
-    checkpoints: Path, progress: Progress, model: dict[str, Tensor], optimizer: dict[str, Tensor]
-) -> Path:
+def save_checkpoint(checkpoints: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> Path:
     """Write `checkpoints/step-NNNNNN` and return it once it is safe on disk.
+
+    Args:
+        tensors: by the backends' names, on the CPU.
 
     Raises:
         CheckpointNotSavedError: the disk is full or not writable; what was there before is untouched.
     """
     final = checkpoints / f"step-{progress.step:06d}"
-    temporary = checkpoints / f".{final.name}.writing"
+    temporary = _beside(final, WRITING)
+    prefix = f"{WEIGHT}."
+    parts = {
+        MODEL_FILE: {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)},
+        OPTIMIZER_FILE: {name: t for name, t in tensors.items() if not name.startswith(prefix)},
+    }
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary / MODEL_FILE)
-        save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, temporary / OPTIMIZER_FILE)
-        for file in (MODEL_FILE, OPTIMIZER_FILE):
-            fsync_path(temporary / file)
-        files = [file_record(temporary / file) for file in (MODEL_FILE, OPTIMIZER_FILE)]
-        state = {"progress": asdict(progress), "files": [asdict(file) for file in files]}
+        _require_space(temporary, sum(tensor.nbytes for tensor in tensors.values()))
+        for name, part in parts.items():
+            save_file(part, temporary / name)
+            fsync_path(temporary / name)
+        files = [asdict(file_record(temporary / name)) for name in parts]
+        state = {"format_version": FORMAT_VERSION, "progress": asdict(progress), "files": files}
         (temporary / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
         fsync_path(temporary / STATE_FILE)
         fsync_path(temporary)
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(_beside(final, REPLACED))
         temporary.rename(final)
         fsync_path(checkpoints)
+        shutil.rmtree(_beside(final, REPLACED), ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointNotSavedError(f"{final}: not saved ({error}); make room, the run goes on") from error
     return final
 
 
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(f"it needs {readable_bytes(needed)}, {readable_bytes(free)} are free")
+
+
+def _beside(final: Path, state: str) -> Path:
+    return final.with_name(f".{final.name}.{state}")
+
+
+def mend_leftovers(checkpoints: Path) -> None:
+    """Clear away what a killed process left half done: unfinished folders go, a replaced one comes back."""
+    for folder in checkpoints.glob(f".step-*.{REPLACED}"):
+        final = folder.with_name(folder.name.removeprefix(".").removesuffix(f".{REPLACED}"))
+        if final.exists():
+            shutil.rmtree(folder)
+        else:
+            folder.rename(final)
+    for state in (WRITING, DELETED):
+        for folder in checkpoints.glob(f".step-*.{state}"):
+            shutil.rmtree(folder)
+
+
 def checkpoint_faults(folder: Path) -> list[str]:
     """What is wrong with a checkpoint, a line each; empty where it is whole."""
     try:
         state = json.loads((folder / STATE_FILE).read_text())
-        Progress(**state["progress"])
+        if state["format_version"] != FORMAT_VERSION:
+            return [f"{folder / STATE_FILE}: format {state['format_version']}, this Malmoi reads {FORMAT_VERSION}"]
+        _progress(state["progress"])
         files = tuple(FileRecord(**file) for file in state["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{folder / STATE_FILE}: missing or broken ({error})"]
     return file_faults(folder, files)
 
 
+def _progress(record: dict[str, object]) -> Progress:
+    scale = record["loss_scale"]
+    # Unknown or missing counters raise TypeError, which the caller reports.
+    return Progress(**{**record, "loss_scale": LossScaleState(**scale) if isinstance(scale, dict) else None})  # type: ignore[arg-type]
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
     """A checkpoint that `checkpoint_faults` found whole."""
-    state = json.loads((folder / STATE_FILE).read_text())
-    return Checkpoint(folder, Progress(**state["progress"]))
+    return Checkpoint(folder, _progress(json.loads((folder / STATE_FILE).read_text())["progress"]))
 
 
 def checkpoint_folders(checkpoints: Path) -> list[Path]:
@@ -138,19 +192,20 @@ def newest_whole_checkpoint(checkpoints: Path) -> tuple[Checkpoint | None, list[
     return None, faults
 
 
-def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, on the CPU.
-
-    Raises:
-        BadInput: it is no safetensors file.
-    """
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{file}: cannot be read ({error})") from error
-
-
-def delete_older(checkpoints: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints."""
-    for folder in checkpoint_folders(checkpoints)[keep:]:
-        shutil.rmtree(folder)
+def delete_older(checkpoints: Path, keep_last: int, keep_best: int) -> None:
+    """Delete all but the newest `keep_last` checkpoints and the `keep_best` of lowest held-out loss."""
+    folders = checkpoint_folders(checkpoints)
+    scored = []
+    for folder in folders if keep_best else []:
+        try:
+            loss = read_checkpoint(folder).progress.held_out_loss
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged one has no claim to be the best
+        if loss is not None:
+            scored.append((loss, folder))
+    kept = {*folders[: max(1, keep_last)], *(folder for _, folder in sorted(scored)[:keep_best])}
+    for folder in folders:
+        if folder not in kept:
+            doomed = _beside(folder, DELETED)
+            folder.rename(doomed)
+            shutil.rmtree(doomed)

@@ -1,39 +1,31 @@
 """The training loop: next batch, forward, backward, step, log, evaluate, save."""
 
-import time
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from transformers import GPT2LMHeadModel
+from torch import Tensor
 
-from configs.errors import BadInput
+from configs.errors import BadInput, RunFailed
 from configs.schema import TrainSettings
-from inference.score import Nats, Score, Windows, nats_of_windows, score_of
+from inference.score import Score
+from train.backend import Backend, Update
 from train.blocks import HeldOutPart, SampleReader
-from train.checkpoint import (
-    MODEL_FILE,
-    OPTIMIZER_FILE,
-    Checkpoint,
-    CheckpointNotSavedError,
-    Progress,
-    delete_older,
-    load_tensors,
-    newest_whole_checkpoint,
-    optimizer_tensors,
-    save_checkpoint,
-    set_optimizer_tensors,
-)
+from train.checkpoint import Checkpoint, CheckpointTensors, Progress, mend_leftovers, newest_whole_checkpoint
 from train.display import TrainingDisplay
-from train.metrics import HeldOutMetrics, StepMetrics, append_metrics, drop_metrics_after
-from train.model import EMBEDDING, OUTPUT_MATRIX
+from train.divergence import DivergenceWatch
+from train.held_out import held_out_score
+from train.interval import Interval
+from train.metrics import EventMetrics, HeldOutMetrics, StepMetrics, append_metrics, drop_metrics_after
 from train.objective import batch_nats
-from train.optim import learning_rate, new_optimizer
+from train.optim import learning_rate
+from train.parallel import Placement
+from train.profiling import traced
+from train.saving import CheckpointWriter, SavePolicy
 from train.signals import StopRequest
 from train.throughput import peak_memory_mib
+from train.watch import Watchdog
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,10 @@ class Plan:
 
     run: Path
     train: TrainSettings
+    micro_batch: int
+    """Samples a rank computes at once."""
+    accumulation: int
+    """Micro-batches a rank computes in one update."""
     samples: SampleReader
     held_out: HeldOutPart | None
     data_fingerprint: str
@@ -50,6 +46,7 @@ class Plan:
     flops_per_token: float
     peak_flops: float
     """Of one device."""
+    hang_seconds: int
 
 
 @dataclass(frozen=True)
@@ -63,157 +60,238 @@ class Outcome:
     """Over the whole held-out part, where the run is complete and there is one."""
 
 
-def accumulation_steps(settings: TrainSettings, ranks: int) -> int:
+def accumulation_steps(global_batch: int, micro_batch: int, ranks: int) -> int:
     """Micro-batches a rank computes in one update.
 
     Raises:
         BadInput: micro-batch x ranks does not divide the global batch.
     """
-    together = settings.micro_batch * ranks
-    if together < 1 or settings.global_batch < 1 or settings.global_batch % together:
+    together = micro_batch * ranks
+    if together < 1 or global_batch < 1 or global_batch % together:
         raise BadInput(
-            f"train.global_batch {settings.global_batch} is no multiple of train.micro_batch {settings.micro_batch} "
+            f"train.global_batch {global_batch} is no multiple of train.micro_batch {micro_batch} "
             f"x {ranks} ranks = {together}; change one of them"
         )
-    return settings.global_batch // together
+    return global_batch // together
 
 
 class Training:
-    """One rank's model and optimiser on their way through `Plan.steps` updates."""
+    """One rank on its way through `Plan.steps` updates, from the newest whole checkpoint."""
 
-    def __init__(self, plan: Plan, model: GPT2LMHeadModel, accelerator: Accelerator, display: TrainingDisplay) -> None:
-        self.plan, self.accelerator, self.display = plan, accelerator, display
-        self.accumulation = accumulation_steps(plan.train, accelerator.num_processes)
+    def __init__(self, plan: Plan, backend: Backend, placement: Placement, display: TrainingDisplay) -> None:
+        self.plan, self.backend, self.display = plan, backend, display
+        self.accelerator = placement.accelerator
         self.checkpoints = plan.run / "checkpoints"
-        checkpoint = self._newest_checkpoint()
-        if checkpoint is not None:
-            weights = load_tensors(checkpoint.folder / MODEL_FILE)
-            model.load_state_dict({**weights, OUTPUT_MATRIX: weights[EMBEDDING]})
-        optimizer = new_optimizer(model, plan.train, accelerator.device)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.bare_model = model
-        self.progress = Progress(0, 0, 0, plan.data_fingerprint, {})
-        if checkpoint is not None:
-            self._go_on_from(checkpoint)
+        settings = plan.train
+        self.writer = CheckpointWriter(
+            SavePolicy(self.checkpoints, settings.keep_last, settings.keep_best, settings.asynchronous_save)
+        )
+        self.divergence = DivergenceWatch(settings.divergence)
+        self.watchdog = Watchdog(plan.hang_seconds)
+        self.interval = Interval()
+        self.progress = Progress(0, 0, 0, 0, plan.data_fingerprint, None, None)
+        self._go_on()
 
     def run(self, stop: StopRequest) -> Outcome:
-        """Train until the last step or a stop signal; either way the last step done is in a checkpoint."""
-        settings, plan = self.plan.train, self.plan
-        self.display.start(self.progress.step, plan.steps)
-        saved_step = self.progress.step
-        log = _Interval()
-        while self.progress.step < plan.steps:
-            step = self.progress.step
-            rate = self._set_learning_rate()
-            nats = self._forward_and_backward(log)
-            norm = self._clip()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.progress = replace(
-                self.progress,
-                step=step + 1,
-                samples=self.progress.samples + settings.global_batch,
-                skipped_steps=self.progress.skipped_steps + int(self.accelerator.optimizer_step_was_skipped),
-            )
-            log.steps += 1
-            self.display.step(self.progress.step)
-            last = self.progress.step == plan.steps
-            if last or self.progress.step % settings.log_every == 0:
-                self._log(nats, rate, norm, log)
-                log = _Interval()
-            stopped_by = self._agreed_stop(stop)
-            if not last and stopped_by is None and _is_due(self.progress.step, settings.evaluate_every):
-                self._evaluate(settings.evaluate_tokens)
-                log = _Interval()
-            if last or stopped_by is not None or _is_due(self.progress.step, settings.save_every):
-                saved_step = self.progress.step if self._save() else saved_step
-                log = _Interval()
-            if stopped_by is not None and not last:
-                self.display.note(
-                    f"stopped by {stopped_by} after step {self.progress.step}; "
-                    f"run again to go on from step {saved_step}"
-                )
-                return Outcome(self.progress, stopped_by, None)
-        return Outcome(self.progress, None, self._evaluate(None))
+        """Train until the last step or a stop signal; either way the last step done is in a checkpoint.
 
-    def _newest_checkpoint(self) -> Checkpoint | None:
+        Raises:
+            RunFailed: loss or gradient went wrong beyond mending.
+        """
+        plan, settings = self.plan, self.plan.train
+        self.display.start(self.progress.step, plan.steps)
+        self.interval = Interval()
+        stopped_by: str | None = None
+        while self.progress.step < plan.steps and stopped_by is None:
+            with traced(plan.run, self.progress.step + 1, settings.profile, self.accelerator.process_index):
+                rate = self._learning_rate()
+                nats, tokens = self._forward_and_backward()
+                update = self.backend.update(rate)
+            self._note_update(update)
+            step = self.progress.step
+            last = step == plan.steps
+            wrong = self._divergence(nats, tokens, update)
+            if wrong is not None:
+                self._go_back(wrong)
+                continue
+            if last or step % settings.log_every == 0:
+                self._log(nats, tokens, rate, update)
+            stopped_by = self._agreed_stop(stop)
+            if not last and stopped_by is None and _is_due(step, settings.evaluate_every):
+                self._evaluate(settings.evaluate_tokens, stop)
+            if last or stopped_by is not None or _is_due(step, settings.save_every):
+                self._save(wait=last or stopped_by is not None)
+            self._show_problems()
+        score = None
+        if self.progress.step == plan.steps:
+            stopped_by = None
+            score = self._evaluate(None, stop)
+            stopped_by = self._agreed_stop(stop) if score is None else None
+        self.watchdog.stop()
+        if stopped_by is not None:
+            self.display.note(
+                f"stopped by {stopped_by} after step {self.progress.step}; "
+                f"run again to go on from step {self.writer.saved_step or 0}"
+            )
+        return Outcome(self.progress, stopped_by, score)
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """All weights by parameter name on the CPU, on rank 0; every rank must ask."""
+        weights = {}
+        for name, tensor in self.backend.tensors():
+            if self.accelerator.is_main_process and name.startswith("model."):
+                weights[name.removeprefix("model.")] = tensor.cpu()
+        return weights
+
+    def _go_on(self) -> None:
+        if self.accelerator.is_main_process:
+            mend_leftovers(self.checkpoints)
+        self.accelerator.wait_for_everyone()
         checkpoint, faults = newest_whole_checkpoint(self.checkpoints)
         for fault in faults:
             self.display.note(f"passed over a damaged checkpoint: {fault}")
-        if checkpoint is not None and checkpoint.progress.data_fingerprint != self.plan.data_fingerprint:
+        self._require_same_checkpoint(checkpoint)
+        if checkpoint is None:
+            return
+        before, now = checkpoint.progress.data_fingerprint, self.plan.data_fingerprint
+        if before != now and not self.plan.train.accept_changed_data:
             raise BadInput(
-                f"{checkpoint.folder}: trained on shards {checkpoint.progress.data_fingerprint[:12]}, the corpus and "
-                f"settings now give {self.plan.data_fingerprint[:12]}; restore them or choose another --run"
+                f"{checkpoint.folder}: trained on shards {before[:12]}, the corpus and settings now give {now[:12]}; "
+                "restore them, choose another --run, or go on all the same with --train.accept_changed_data true"
             )
-        return checkpoint
-
-    def _go_on_from(self, checkpoint: Checkpoint) -> None:
-        tensors = load_tensors(checkpoint.folder / OPTIMIZER_FILE)
-        set_optimizer_tensors(self.bare_model, self.optimizer.optimizer, tensors)
-        self.progress = checkpoint.progress
-        if self.accelerator.scaler is not None and self.progress.scaler:
-            self.accelerator.scaler.load_state_dict(self.progress.scaler)
+        self._take_over(checkpoint)
+        self.progress = replace(self.progress, data_fingerprint=now)
         if self.accelerator.is_main_process:
             drop_metrics_after(self.plan.run, self.progress.step)
-        self.display.note(f"going on from step {self.progress.step} ({checkpoint.folder})")
+        self._record_event("restart", f"going on from step {self.progress.step} ({checkpoint.folder})")
 
-    def _set_learning_rate(self) -> float:
+    def _require_same_checkpoint(self, checkpoint: Checkpoint | None) -> None:
+        own = -1 if checkpoint is None else checkpoint.progress.step
+        steps = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).tolist()
+        if len(set(steps)) > 1:
+            raise BadInput(
+                f"{self.checkpoints}: ranks see different newest checkpoints (steps {', '.join(map(str, steps))}); "
+                "put the run folder on a disk that all nodes share"
+            )
+
+    def _take_over(self, checkpoint: Checkpoint) -> None:
+        self.backend.load(CheckpointTensors(checkpoint))
+        if checkpoint.progress.loss_scale is not None:
+            self.backend.set_loss_scale(checkpoint.progress.loss_scale)
+        self.progress = checkpoint.progress
+        self.writer.saved_step = checkpoint.progress.step
+
+    def _learning_rate(self) -> float:
         done = self.progress.step - self.progress.skipped_steps
-        rate = learning_rate(done, self.plan.steps, self.plan.train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+        return learning_rate(done, self.plan.steps, self.plan.train)
 
-    def _forward_and_backward(self, log: "_Interval") -> torch.Tensor:
-        """Gradients of the mean loss over the global batch; returns this rank's summed nats."""
-        settings, accelerator = self.plan.train, self.accelerator
-        block_size = self.plan.samples.block_size
-        global_tokens = settings.global_batch * block_size
+    def _forward_and_backward(self) -> tuple[Tensor, int]:
+        """Gradients of the mean loss over the global batch; returns this rank's summed nats, and all ranks' tokens."""
+        plan, accelerator = self.plan, self.accelerator
+        global_tokens = plan.train.global_batch * plan.samples.block_size
         total = torch.zeros((), device=accelerator.device)
-        for number in range(self.accumulation):
+        for number in range(plan.accumulation):
             micro_batch = number * accelerator.num_processes + accelerator.process_index
-            first = self.progress.samples + micro_batch * settings.micro_batch
-            began = time.perf_counter()
-            ids = self.plan.samples.read(first, settings.micro_batch)
-            log.waiting += time.perf_counter() - began
+            first = self.progress.samples + micro_batch * plan.micro_batch
+            with self.interval.waiting_for_data():
+                ids = plan.samples.read(first, plan.micro_batch)
             samples = torch.from_numpy(ids).to(accelerator.device, non_blocking=True)
-            _seed_dropout(settings.seed, first)
-            is_last = number == self.accumulation - 1
-            with nullcontext() if is_last else accelerator.no_sync(self.model):
-                nats = batch_nats(self.model, samples, self.plan.vocab_size)
-                # Accelerate's ranks average their gradients: the factor makes that the mean over all tokens.
-                accelerator.backward(nats * (accelerator.num_processes / global_tokens))
+            _seed_dropout(plan.train.seed, first)
+            is_last = number == plan.accumulation - 1
+            with self.backend.micro_batch(is_last):
+                with self.backend.autocast():
+                    nats = batch_nats(self.backend.model, samples, plan.vocab_size)
+                if is_last:
+                    self.interval.reached_exchange()
+                self.backend.backward(nats, global_tokens)
             total += nats.detach()
-        return total
+        return total, global_tokens
 
-    def _clip(self) -> torch.Tensor:
-        limit = self.plan.train.clip_norm or float("inf")
-        norm: torch.Tensor = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        return norm
+    def _note_update(self, update: Update) -> None:
+        self.watchdog.beat()
+        self.progress = replace(
+            self.progress,
+            step=self.progress.step + 1,
+            samples=self.progress.samples + self.plan.train.global_batch,
+            skipped_steps=self.progress.skipped_steps + int(update.skipped),
+            loss_scale=self.backend.loss_scale(),
+            held_out_loss=None,
+        )
+        self.interval.end_step()
+        self.display.step(self.progress.step)
 
-    def _log(self, nats: torch.Tensor, rate: float, norm: torch.Tensor, log: "_Interval") -> None:
+    def _divergence(self, nats: Tensor, tokens: int, update: Update) -> str | None:
+        scale = self.progress.loss_scale
+        if update.skipped and scale is not None:
+            if scale.is_exhausted:
+                raise RunFailed(
+                    f"step {self.progress.step}: fp16's loss scale is at its minimum of {scale.scale:g} and the "
+                    "gradient is still not finite: lower train.learning_rate, or use bf16 or fp32"
+                )
+            return None
+        loss = self._mean_loss(nats, tokens) if self.divergence.wants_losses else None
+        return self.divergence.verdict(loss, update.skipped)
+
+    def _go_back(self, wrong: str) -> None:
+        """To the newest checkpoint, but on with the samples after those that went wrong."""
+        self._wait_for_writer()
+        allowed = self.plan.train.divergence.rollbacks
+        if self.progress.rollbacks >= allowed:
+            raise RunFailed(
+                f"step {self.progress.step}: {wrong}, after {allowed} rollbacks; lower train.learning_rate or look "
+                f"at the data around sample {self.progress.samples}"
+            )
+        checkpoint, _ = newest_whole_checkpoint(self.checkpoints)
+        self._require_same_checkpoint(checkpoint)
+        if checkpoint is None:
+            raise RunFailed(
+                f"step {self.progress.step}: {wrong}, before the first checkpoint; lower train.learning_rate"
+            )
+        samples, rollbacks, step = self.progress.samples, self.progress.rollbacks + 1, self.progress.step
+        self._take_over(checkpoint)
+        self.progress = replace(self.progress, samples=samples, rollbacks=rollbacks)
+        self.divergence.forget()
+        self._record_event("rollback", f"step {step}: {wrong}; back to step {self.progress.step}, past those samples")
+        self.interval = Interval()
+
+    def _record_event(self, kind: str, text: str) -> None:
+        if self.accelerator.is_main_process:
+            tokens = self.progress.samples * self.plan.samples.block_size
+            append_metrics(self.plan.run, EventMetrics(self.progress.step, tokens, kind, text))
+        self.display.note(text)
+
+    def _mean_loss(self, nats: Tensor, tokens: int) -> float:
+        return float(self.accelerator.reduce(nats, "sum")) / tokens
+
+    def _log(self, nats: Tensor, tokens: int, rate: float, update: Update) -> None:
         block_size = self.plan.samples.block_size
-        tokens_a_step = self.plan.train.global_batch * block_size
-        loss = float(self.accelerator.reduce(nats, "sum")) / tokens_a_step
-        seconds = time.perf_counter() - log.began
-        speed = log.steps * tokens_a_step / seconds
+        seconds_to_exchange = torch.tensor([self.interval.seconds_to_exchange], device=self.accelerator.device)
+        by_rank: list[float] = self.accelerator.gather(seconds_to_exchange).tolist()
+        times = self.interval.shares()
+        training_seconds = times.seconds * (1 - times.saving - times.evaluating)
+        speed = times.steps * self.plan.train.global_batch * block_size / training_seconds
         line = StepMetrics(
             step=self.progress.step,
             tokens=self.progress.samples * block_size,
-            loss=loss,
+            loss=self._mean_loss(nats, tokens),
             lr=rate,
-            grad_norm=float(norm),
+            grad_norm=update.norm,
             tokens_per_second=speed,
             mfu=speed * self.plan.flops_per_token / (self.plan.peak_flops * self.accelerator.num_processes),
-            data_wait=log.waiting / seconds,
+            data_wait=times.waiting_for_data,
+            saving=times.saving,
+            evaluating=times.evaluating,
             memory=peak_memory_mib(self.accelerator.device),
             skipped_steps=self.progress.skipped_steps,
+            slowest_rank=max(range(len(by_rank)), key=by_rank.__getitem__),
+            slowest_lag=max(by_rank) / max(1e-9, sum(by_rank) / len(by_rank)) - 1,
         )
         if self.accelerator.is_main_process:
             append_metrics(self.plan.run, line)
-        tracked = {"loss": line.loss, "lr": line.lr, "grad_norm": line.grad_norm, "tokens_per_second": speed}
+        tracked = {"loss": line.loss, "lr": rate, "grad_norm": update.norm, "tokens_per_second": speed, "mfu": line.mfu}
         self.accelerator.log(tracked, step=line.step)
         self.display.metrics(line)
+        self.interval = Interval()
 
     def _agreed_stop(self, stop: StopRequest) -> str | None:
         """The signal that any rank has seen, the same answer on all of them."""
@@ -224,75 +302,64 @@ class Training:
             return None
         return stop.signal_name or "a signal to another rank"
 
-    @torch.no_grad()
-    def _evaluate(self, most_tokens: int | None) -> Score | None:
-        """Score the held-out part, up to `most_tokens` of it, the windows dealt out to the ranks."""
-        if self.plan.held_out is None:
+    def _evaluate(self, most_tokens: int | None, stop: StopRequest) -> Score | None:
+        """Score the held-out part, up to `most_tokens` of it; none where there is none or a signal broke it off."""
+        plan = self.plan
+        if plan.held_out is None:
             return None
-        block_size = self.plan.samples.block_size
-        stream = self.plan.held_out.stream
-        windows = Windows(len(stream), block_size, block_size)
-        count = len(windows) if most_tokens is None else min(len(windows), max(1, most_tokens // block_size))
-        numbers = range(self.accelerator.process_index, count, self.accelerator.num_processes)
-        device = self.accelerator.device
-        self.bare_model.eval()
-        with self.accelerator.autocast():
-            own = nats_of_windows(
-                lambda ids: self.bare_model(input_ids=ids, use_cache=False).logits,
-                stream,
-                windows,
-                numbers,
-                self.plan.train.micro_batch,
-                self.plan.vocab_size,
-                device,
+
+        def go_on() -> bool:
+            self.watchdog.beat()
+            return self._agreed_stop(stop) is None
+
+        with self.interval.evaluating():
+            score = held_out_score(
+                self.backend,
+                self.accelerator,
+                plan.held_out,
+                plan.samples.block_size,
+                plan.vocab_size,
+                plan.micro_batch,
+                most_tokens,
+                go_on,
             )
-        self.bare_model.train()
-        summed = self.accelerator.reduce(
-            torch.tensor([own.nats, own.tokens], dtype=torch.float64, device=device), "sum"
-        )
-        score = score_of(Nats(float(summed[0]), int(summed[1])), len(stream), self.plan.held_out.counts.bytes)
+        if score is None:
+            return None
+        self.progress = replace(self.progress, held_out_loss=score.loss)
         line = HeldOutMetrics(
             step=self.progress.step,
-            tokens=self.progress.samples * block_size,
+            tokens=self.progress.samples * plan.samples.block_size,
             held_out_loss=score.loss,
             perplexity=score.perplexity,
             bits_per_byte=score.bits_per_byte,
             held_out_tokens=score.tokens,
         )
         if self.accelerator.is_main_process:
-            append_metrics(self.plan.run, line)
+            append_metrics(plan.run, line)
         self.accelerator.log({"held_out_loss": score.loss, "bits_per_byte": score.bits_per_byte}, step=line.step)
         self.display.held_out(line)
         return score
 
-    def _save(self) -> bool:
-        """Write a checkpoint, and say on rank 0 whether the disk took it."""
-        saved = True
-        if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            progress = replace(self.progress, scaler={} if scaler is None else dict(scaler.state_dict()))
-            # The output matrix is the embedding: it is stored once.
-            weights = {name: t for name, t in self.bare_model.state_dict().items() if name != OUTPUT_MATRIX}
-            try:
-                save_checkpoint(
-                    self.checkpoints, progress, weights, optimizer_tensors(self.bare_model, self.optimizer.optimizer)
-                )
-            except CheckpointNotSavedError as error:
-                self.display.note(str(error))
-                saved = False
+    def _save(self, wait: bool) -> None:
+        """Have rank 0 write a checkpoint; every rank takes part in gathering it."""
+        with self.interval.saving():
+            self.watchdog.beat()
+            if self.accelerator.is_main_process:
+                self.writer.save(self.progress, self.backend.tensors())
             else:
-                delete_older(self.checkpoints, self.plan.train.keep_last)
+                for _ in self.backend.tensors():
+                    pass
+            if wait:
+                self._wait_for_writer()
+
+    def _wait_for_writer(self) -> None:
+        self.writer.wait()
         self.accelerator.wait_for_everyone()
-        return saved
 
-
-class _Interval:
-    """What is counted between two logged steps."""
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.steps = 0
-        self.waiting = 0.0
+    def _show_problems(self) -> None:
+        self.writer.poll()
+        while self.writer.problems:
+            self.display.note(self.writer.problems.pop(0))
 
 
 def _is_due(step: int, every: int) -> bool:

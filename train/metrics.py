@@ -24,13 +24,22 @@ class StepMetrics:
     grad_norm: float
     """Global norm before clipping."""
     tokens_per_second: float
+    """While training, without the time of saving and evaluating."""
     mfu: float
     """Share of the peak FLOP/s of all devices."""
     data_wait: float
     """Share of time spent waiting for data."""
+    saving: float
+    """Share of time spent waiting for a checkpoint."""
+    evaluating: float
+    """Share of time spent on the held-out part."""
     memory: float
     """Peak memory of rank 0, in MiB."""
     skipped_steps: int
+    slowest_rank: int
+    """The rank that came last to the exchange of gradients."""
+    slowest_lag: float
+    """Its time until then above the mean of all ranks, as a share of that mean."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +56,28 @@ class HeldOutMetrics:
 
 
 @dataclass(frozen=True)
+class EventMetrics:
+    """Something that happened after `step`."""
+
+    step: int
+    tokens: int
+    event: str
+    """`restart` or `rollback`."""
+    text: str
+
+
+@dataclass(frozen=True)
 class RunMetrics:
     """All that a run has logged so far."""
 
     steps: tuple[StepMetrics, ...]
     held_out: tuple[HeldOutMetrics, ...]
+    events: tuple[EventMetrics, ...]
     unreadable: tuple[int, ...]
     """Numbers of lines that are none of ours, from 1; a last line that is still being written is not among them."""
 
 
-def append_metrics(run: Path, line: StepMetrics | HeldOutMetrics) -> None:
+def append_metrics(run: Path, line: StepMetrics | HeldOutMetrics | EventMetrics) -> None:
     """Add a line to the run's metrics."""
     with (run / METRICS_FILE).open("a") as file:
         file.write(json.dumps(asdict(line)) + "\n")
@@ -85,21 +106,24 @@ def read_metrics(run: Path) -> RunMetrics:
     file = run / METRICS_FILE
     steps: list[StepMetrics] = []
     held_out: list[HeldOutMetrics] = []
+    events: list[EventMetrics] = []
     unreadable: list[int] = []
     if not file.is_file():
-        return RunMetrics((), (), ())
+        return RunMetrics((), (), (), ())
     with file.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
                 if "held_out_loss" in record:
                     held_out.append(_line(HeldOutMetrics, record))
+                elif "event" in record:
+                    events.append(_line(EventMetrics, record))
                 else:
                     steps.append(_line(StepMetrics, record))
             except (ValueError, TypeError, KeyError):
                 if line.endswith("\n"):
                     unreadable.append(number)
-    return RunMetrics(tuple(steps), tuple(held_out), tuple(unreadable))
+    return RunMetrics(tuple(steps), tuple(held_out), tuple(events), tuple(unreadable))
 
 
 def _line(kind: type[Line], record: dict[str, Any]) -> Line:

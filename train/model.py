@@ -82,19 +82,19 @@ def training_memory(settings: ModelSettings, vocab_size: int, micro_batch: int, 
 
 
 def export_model(
-    state: dict[str, torch.Tensor], config: GPT2Config, vocab_size: int, special: SpecialTokenIds, folder: Path
+    weights: dict[str, torch.Tensor], config: GPT2Config, vocab_size: int, special: SpecialTokenIds, folder: Path
 ) -> None:
     """Write `folder` so that `AutoModelForCausalLM.from_pretrained` loads it: fp32, without the padding rows.
 
     Args:
-        state: a `GPT2LMHeadModel`'s state, vocabulary padded.
+        weights: a `GPT2LMHeadModel`'s parameters by name, whole, the vocabulary padded.
     """
     exported = GPT2Config(
         **{**config.to_diff_dict(), "vocab_size": vocab_size, "use_cache": True, "pad_token_id": special.pad}
     )
     with torch.device("meta"):
         model = GPT2LMHeadModel(exported)
-    trimmed = {name: tensor.detach().float().cpu() for name, tensor in state.items()}
+    trimmed = {name: tensor.detach().float().cpu() for name, tensor in weights.items()}
     trimmed[EMBEDDING] = trimmed[OUTPUT_MATRIX] = trimmed[EMBEDDING][:vocab_size].clone()
     model.load_state_dict(trimmed, assign=True)
     model.tie_weights()

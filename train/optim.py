@@ -58,6 +58,12 @@ def new_optimizer(model: torch.nn.Module, settings: TrainSettings, device: torch
     return MuonWithAdamW(matrices, rest, settings, fused)
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:
     """Rate of update number `update` (from 0) of `updates`: a line up to the peak, then the schedule down."""
     if update < settings.warmup_steps:

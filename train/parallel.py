@@ -1,38 +1,40 @@
-"""Where a run computes: device, ranks and precision, through Accelerate; refused where it came up wrong."""
+"""Where a run computes: device, ranks, precision and backend, through Accelerate; refused where it came up wrong."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate import Accelerator, DeepSpeedPlugin
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from torch import distributed
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from configs.errors import BadInput
-from configs.schema import Precision
+from configs.schema import BackendName, ParallelSettings, Precision, TrainSettings
 from train.hardware import has_fast_bf16
+from train.launcher import LaunchedRanks, launched_ranks
+from train.zero_config import zero_config, zero_stage
 
-SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DeviceType = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class LaunchedRanks:
-    """What the launcher put into the environment."""
+class Placement:
+    """What a rank knows of where it computes."""
 
-    world_size: int
-    backend: str | None
-    """The sharding that `accelerate launch` asked for, if any."""
+    accelerator: Accelerator
+    backend: BackendName
+    """Never `auto`."""
+    precision: Precision
+    """Never `auto`."""
 
-
-def launched_ranks() -> LaunchedRanks:
-    """Read the launcher's environment variables."""
-    asked = [
-        name
-        for name, variable in (("DeepSpeed", "ACCELERATE_USE_DEEPSPEED"), ("FSDP", "ACCELERATE_USE_FSDP"))
-        if os.environ.get(variable, "false").lower() == "true"
-    ]
-    return LaunchedRanks(int(os.environ.get("WORLD_SIZE", "1")), asked[0] if asked else None)
+    @property
+    def ranks(self) -> int:
+        """The world size."""
+        return int(self.accelerator.num_processes)
 
 
 def resolved_precision(asked: Precision, device: torch.device) -> Precision:
@@ -44,46 +46,116 @@ def resolved_precision(asked: Precision, device: torch.device) -> Precision:
     return "fp16" if device.type == "cuda" else "fp32"
 
 
-def start_ranks(asked: Precision, run: Path) -> Accelerator:
-    """Join the ranks of this run and return Accelerate's view of them.
+def resolved_backend(asked: BackendName, launched: LaunchedRanks) -> BackendName:
+    """The backend that setting and launcher ask for together; without either, whole copies on every rank.
 
     Raises:
-        BadInput: the launcher asked for ranks or a backend that did not come up.
+        BadInput: they ask for different ones, or for one that does not fit the number of ranks.
+    """
+    if launched.backend is not None:
+        if asked not in ("auto", launched.backend):
+            raise BadInput(
+                f"parallel.backend is {asked}, and the launcher's configuration asks for {launched.backend}: "
+                "leave parallel.backend at auto, or launch with another of configs/accelerate"
+            )
+        return launched.backend
+    if asked == "single" and launched.world_size > 1:
+        raise BadInput(f"parallel.backend single with {launched.world_size} ranks would train as many models; use ddp")
+    if asked in ("auto", "single", "ddp"):
+        return "single" if launched.world_size == 1 else "ddp"
+    return asked
+
+
+def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> Placement:
+    """Join the ranks of this run.
+
+    Raises:
+        BadInput: the launcher asked for ranks or a backend that did not come up or that the settings contradict.
     """
     launched = launched_ranks()
-    if launched.backend is not None:
-        raise BadInput(
-            f"{launched.backend} is not supported yet; launch with configs/accelerate/ddp.yaml or cpu.yaml instead"
-        )
-    on_cpu = not torch.cuda.is_available()
-    if on_cpu:
+    chosen = resolved_backend(parallel.backend, launched)
+    device_type: DeviceType = "cuda" if torch.cuda.is_available() else "cpu"
+    if device_type == "cpu":
         # transformers imports DeepSpeed when it saves, which otherwise guesses the device with a warning.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    device = torch.device("cpu" if on_cpu else "cuda")
-    precision = resolved_precision(asked, device)
-    if device.type == "cuda":
+    else:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-    accelerator = Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
-        cpu=on_cpu,
-        log_with="tensorboard",
+    asked = launched.precision if train.precision == "auto" and launched.precision else train.precision
+    precision = resolved_precision(asked, torch.device(device_type))
+    stage = zero_stage(chosen)
+    if launched.world_size == 1 and (stage or chosen == "fsdp2"):
+        _start_group_of_one(device_type)
+    if stage:
+        accelerator = _deepspeed_accelerator(
+            train, stage, parallel.offload or launched.offload, precision, device_type, run
+        )
+    else:
+        # FSDP2 is PyTorch's own here: Accelerate's does not reach it on a CPU.
+        os.environ.pop("ACCELERATE_USE_FSDP", None)
+        accelerator = Accelerator(
+            mixed_precision="no", cpu=device_type == "cpu", log_with=list(train.trackers), project_dir=str(run)
+        )
+    _require_what_was_asked(accelerator, launched, bool(stage))
+    return Placement(accelerator, chosen, precision)
+
+
+def _start_group_of_one(device_type: DeviceType) -> None:
+    """A process group for a single rank, which sharding backends want even where there is nothing to share."""
+    if not distributed.is_initialized():
+        backend = "nccl" if device_type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        os.environ.setdefault(name, value)
+
+
+def _deepspeed_accelerator(
+    train: TrainSettings, stage: int, offload: bool, precision: Precision, device_type: DeviceType, run: Path
+) -> Accelerator:
+    from deepspeed.accelerator import get_accelerator
+
+    if train.optimizer == "muon":
+        raise BadInput(
+            f"train.optimizer muon needs whole matrices, which ZeRO {stage} cuts into flat pieces; "
+            "use adamw, or the backend ddp or fsdp2"
+        )
+    if precision == "fp16" and not get_accelerator().is_fp16_supported():
+        raise BadInput(
+            "train.precision fp16: DeepSpeed has no fp16 on this device; use fp32 or bf16, or another backend"
+        )
+    _quiet_deepspeed(device_type)
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    # What the launcher's file said of these is in our own configuration, which alone must count.
+    for name in ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DEEPSPEED_CONFIG_FILE"):
+        os.environ.pop(name, None)
+    mixed = "no" if precision == "fp32" else precision
+    os.environ["ACCELERATE_MIXED_PRECISION"] = mixed
+    return Accelerator(
+        mixed_precision=mixed,
+        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=zero_config(train, stage, offload, precision)),
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if device_type == "cpu" else [],
+        log_with=list(train.trackers),
         project_dir=str(run),
     )
-    if accelerator.num_processes != launched.world_size or accelerator.distributed_type not in SUPPORTED:
+
+
+def _quiet_deepspeed(device_type: DeviceType) -> None:
+    import logging
+
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if device_type == "cpu":
+        # Compiling its shared-memory collectives takes half a minute and changes no result.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _require_what_was_asked(accelerator: Accelerator, launched: LaunchedRanks, deepspeed: bool) -> None:
+    came_up = accelerator.distributed_type
+    right_kind = (came_up == DistributedType.DEEPSPEED) == deepspeed
+    if accelerator.num_processes != launched.world_size or not right_kind:
         raise BadInput(
             f"the launcher started {launched.world_size} ranks, but they came up as {accelerator.num_processes} "
-            f"({accelerator.distributed_type.value}) and would train separate models; start them with "
+            f"({came_up.value}) and would train separate models; start them with "
             "`accelerate launch --config_file configs/accelerate/cpu.yaml -m train ...` (ddp.yaml on GPUs)"
         )
-    if precision == "fp16" and on_cpu:
-        # Accelerate computes in fp32 without a word when fp16 is asked for on a CPU.
-        accelerator.native_amp = True
-        accelerator.scaler = torch.amp.GradScaler("cpu")
-    return accelerator
-
-
-def precision_of(accelerator: Accelerator) -> Precision:
-    """The arithmetic that `accelerator` computes in."""
-    named: dict[str, Precision] = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
-    return named[accelerator.mixed_precision]

@@ -2,27 +2,32 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LoggerType, get_available_trackers
 from filelock import FileLock, Timeout
 from rich.console import Console
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from configs.errors import BadInput
+from configs.errors import BadInput, nearest_name_hint
 from configs.schema import RunSettings
 from data_prep.manifest import file_record, read_manifest
 from data_prep.nodes import manifest_hash, require_agreement
 from inference.generate import generate, load_model, quiet_transformers
+from train.backend import new_backend
 from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.display import TrainingDisplay
+from train.launcher import launched_ranks
 from train.loop import Outcome, Plan, Training, accumulation_steps
+from train.micro_batch import largest_micro_batch, trial
 from train.model import MODEL_RECORD, SpecialTokenIds, export_model, new_model, training_memory
-from train.parallel import precision_of, start_ranks
+from train.parallel import Placement, start_ranks
 from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, is_main_rank, write_result
 from train.signals import StopRequest
 from train.size import parameter_count, planned_steps
@@ -64,47 +69,83 @@ def _only_training(folder: Path) -> Iterator[None]:
 
 def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop: StopRequest) -> bool:
     train = settings.train
+    require_trackers(train.trackers)
     special = special_token_ids(prepared.tokenizer)
     vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
     samples = open_samples(prepared.sources, settings.model.block_size, train.seed)
     model = new_model(settings.model, vocab_size, special, train.seed)
-    accelerator = start_ranks(train.precision, prepared.folder)
+    placement = start_ranks(train, settings.parallel, prepared.folder)
+    accelerator, precision = placement.accelerator, placement.precision
     require_same_shards(accelerator, prepared)
-    precision = precision_of(accelerator)
+    steps = planned_steps(train, samples.samples_per_epoch)
+    micro_batch = _micro_batch(settings, model, placement)
+    accumulation = accumulation_steps(train.global_batch, micro_batch, placement.ranks)
+    launched_ranks().require_no_contradiction(train, accumulation)
     plan = Plan(
         run=prepared.folder,
         train=train,
+        micro_batch=micro_batch,
+        accumulation=accumulation,
         samples=samples,
         held_out=open_held_out(prepared.sources),
         data_fingerprint=data_fingerprint(prepared.sources),
         vocab_size=vocab_size,
-        steps=planned_steps(train, samples.samples_per_epoch),
+        steps=steps,
         flops_per_token=flops_per_token(settings.model, vocab_size),
         peak_flops=peak_flops(accelerator.device, precision),
+        hang_seconds=settings.parallel.hang_seconds,
     )
-    ranks = accelerator.num_processes
-    memory = training_memory(settings.model, vocab_size, train.micro_batch, half=precision != "fp32")
+    memory = training_memory(settings.model, vocab_size, micro_batch, half=precision != "fp32")
     console.print(
-        f"{parameter_count(settings.model, vocab_size):,} parameters, {precision} on {ranks} x "
-        f"{accelerator.device.type}, about {memory / 2**30:.1f} GiB a rank"
+        f"{parameter_count(settings.model, vocab_size):,} parameters, {precision} on {placement.ranks} x "
+        f"{accelerator.device.type} ({placement.backend}), about {memory / 2**30:.1f} GiB a rank without sharding"
     )
     epochs = plan.steps * train.global_batch / samples.samples_per_epoch
     console.print(
         f"{plan.steps:,} steps of {train.global_batch} x {settings.model.block_size} tokens "
-        f"({train.micro_batch} samples x {ranks} ranks x {accumulation_steps(train, ranks)} accumulated), "
+        f"({micro_batch} samples x {placement.ranks} ranks x {accumulation} accumulated), "
         f"{epochs:.2f} epochs of {samples.tokens:,} tokens"
     )
     if plan.held_out is None:
         console.print("no document is held out, so there will be no held-out loss; raise data.held_out for one")
     accelerator.init_trackers("tensorboard")
+    config = model.config
+    backend = new_backend(placement, model, train, micro_batch, accumulation)
     with TrainingDisplay(accelerator.is_main_process) as display:
-        training = Training(plan, model, accelerator, display)
+        training = Training(plan, backend, placement, display)
         outcome = training.run(stop)
-    if outcome.stopped_by is None and accelerator.is_main_process:
-        _leave_result(settings, prepared, training, outcome, special)
+    weights = training.whole_weights() if outcome.stopped_by is None else {}
+    if weights:
+        export = partial(export_model, weights, config, vocab_size, special)
+        _leave_result(settings, prepared, outcome, vocab_size, export)
     accelerator.wait_for_everyone()
+    backend.close()
     accelerator.end_training()
     return outcome.stopped_by is None
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """See that every tracker that is asked for is installed.
+
+    Raises:
+        BadInput: Accelerate knows none of that name, or its package is missing.
+    """
+    known = [str(tracker.value) for tracker in LoggerType if tracker.value != "all"]
+    for name in names:
+        if name not in known:
+            raise BadInput(f"train.trackers {name}: no such tracker{nearest_name_hint(name, known)}")
+        if name not in [str(tracker.value) for tracker in get_available_trackers()]:
+            raise BadInput(f"train.trackers {name}: its package is not installed; `pip install {name}`")
+
+
+def _micro_batch(settings: RunSettings, model: GPT2LMHeadModel, placement: Placement) -> int:
+    asked = settings.train.micro_batch
+    if isinstance(asked, int):
+        return asked
+    device = placement.accelerator.device
+    samples_a_rank = accumulation_steps(settings.train.global_batch, 1, placement.ranks)
+    fits = trial(model.to(device), settings.model.block_size, placement.precision, device)
+    return largest_micro_batch(samples_a_rank, placement.accelerator, fits)
 
 
 def require_same_shards(accelerator: Accelerator, prepared: PreparedRun) -> None:
@@ -133,14 +174,13 @@ def special_token_ids(folder: Path) -> SpecialTokenIds:
 
 
 def _leave_result(
-    settings: RunSettings, prepared: PreparedRun, training: Training, outcome: Outcome, special: SpecialTokenIds
+    settings: RunSettings, prepared: PreparedRun, outcome: Outcome, vocab_size: int, export: Callable[[Path], None]
 ) -> None:
     """Export the model folder, whole or not at all, draw the run's samples from it, and mark the run complete."""
     final = prepared.folder / MODEL_FOLDER
     temporary = prepared.folder / f".{MODEL_FOLDER}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
-    bare = training.bare_model
-    export_model(bare.state_dict(), bare.config, training.plan.vocab_size, special, temporary)
+    export(temporary)
     for name in TOKENIZER_FILES:
         if (prepared.tokenizer / name).is_file():
             shutil.copy(prepared.tokenizer / name, temporary / name)
@@ -154,7 +194,7 @@ def _leave_result(
         RunResult(
             settings=json.loads(json.dumps(asdict(settings))),
             steps=outcome.progress.step,
-            parameters=parameter_count(settings.model, training.plan.vocab_size),
+            parameters=parameter_count(settings.model, vocab_size),
             held_out_loss=score.loss if score else None,
             bits_per_byte=score.bits_per_byte if score else None,
             prompt=settings.sampling.prompt,

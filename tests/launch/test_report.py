@@ -28,7 +28,7 @@ HOSTILE = (
 
 
 def step_line(step: int, loss: float = 2.0, skipped: int = 0) -> StepMetrics:
-    return StepMetrics(step, step * 32, loss, 1e-3, 0.5, 64.0, 0.4, 0.01, 512.0, skipped)
+    return StepMetrics(step, step * 32, loss, 1e-3, 0.5, 64.0, 0.4, 0.01, 0.0, 0.0, 512.0, skipped, 0, 0.0)
 
 
 def held_out_line(step: int) -> HeldOutMetrics:

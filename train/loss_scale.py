@@ -1,0 +1,30 @@
+"""fp16's loss scale: kept as high as the gradients allow."""
+
+from dataclasses import dataclass
+
+INITIAL_SCALE = 65536.0
+GROWTH, BACKOFF = 2.0, 0.5
+GROWTH_INTERVAL = 2000
+MINIMUM_SCALE = 1.0
+
+
+@dataclass(frozen=True)
+class LossScaleState:
+    """A loss scale between two updates. It moves as torch's GradScaler does by default."""
+
+    scale: float = INITIAL_SCALE
+    good_updates: int = 0
+    """Updates since the scale last changed, none of which was skipped."""
+
+    def after(self, skipped: bool) -> "LossScaleState":
+        """The scale after an update, never below the minimum."""
+        if skipped:
+            return LossScaleState(max(MINIMUM_SCALE, self.scale * BACKOFF), 0)
+        if self.good_updates + 1 == GROWTH_INTERVAL:
+            return LossScaleState(self.scale * GROWTH, 0)
+        return LossScaleState(self.scale, self.good_updates + 1)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether another overflow cannot be met with a lower scale."""
+        return self.scale <= MINIMUM_SCALE

@@ -1,0 +1,24 @@
+"""A run that makes no progress ends, and says where every thread stood."""
+
+import faulthandler
+import sys
+
+
+class Watchdog:
+    """Ends this process, its stacks dumped to stderr, when `beat` was not called for so many seconds.
+
+    The clock runs in a thread of faulthandler's own, outside Python's lock: a rank that hangs inside a collective
+    is ended too, and so, since all wait for each other, is every rank.
+    """
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+
+    def beat(self) -> None:
+        """Progress was made."""
+        if self._seconds > 0:
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.stderr.fileno())
+
+    def stop(self) -> None:
+        """Nothing is expected any more."""
+        faulthandler.cancel_dump_traceback_later()
