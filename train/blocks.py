@@ -76,7 +76,7 @@ def open_samples(sources: Sequence[SourceShards], block_size: int, seed: int) ->
                 f"{block_size} needs {block_size + 1}; give more text or a smaller block"
             )
         ordered.append(OrderedSource(stream, order))
-    return SampleReader(tuple(ordered), Mixture([source.weight for source in sources], seed), block_size)
+    return SampleReader(tuple(ordered), Mixture([source.weight for source in sources]), block_size)
 
 
 def open_held_out(sources: Sequence[SourceShards]) -> HeldOutPart | None:
