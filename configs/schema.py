@@ -12,7 +12,8 @@ OnError = Literal["stop", "skip"]
 UnicodeForm = Literal["NFC", "none"]
 SharedFilesystem = Literal["auto", "true", "false"]
 Engine = Literal["local", "dask", "slurm"]
-Schedule = Literal["cosine", "linear", "constant"]
+Schedule = Literal["cosine", "linear", "wsd", "constant"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -146,9 +147,11 @@ class TrainSettings:
     learning_rate: float = 6e-4
     """Peak learning rate."""
     schedule: Schedule = "cosine"
-    """Shape of the learning rate from its peak to its end."""
+    """Shape of the learning rate after the warm-up; wsd (warm-up, stable, decay) stays at the peak until it decays."""
+    decay_share: float = 0.2
+    """Share of all steps, at the end, over which schedule wsd falls in a line, 0 to 1."""
     final_learning_rate: float = 0.1
-    """Learning rate at the last step, as a share of the peak."""
+    """Learning rate at the last step, as a share of the peak; constant has none."""
     warmup_steps: int = 0
     """Updates over which the learning rate rises in a line from 0 to its peak."""
     weight_decay: float = 0.1
