@@ -85,7 +85,7 @@ class TokenizerSettings:
     """The tokenizer: trained on the corpus, or taken from a folder."""
 
     path: str | None = None
-    """Folder of a trained tokenizer to use as it is; none: train one on the corpus."""
+    """Folder of a trained tokenizer to use as it is; none: that of init_from, or else one trained on the corpus."""
     vocab_size: int = 32000
     """Number of token ids, special tokens and byte pieces included."""
     sample_bytes: int = 100_000_000
@@ -112,6 +112,8 @@ class DataSettings:
     """Address of the Dask scheduler, for engine dask."""
     shared_filesystem: SharedFilesystem = "auto"
     """Whether all nodes see the same cache; auto finds out. If so node 0 builds; if not, one process a node does."""
+    document_mask: bool = False
+    """Keep attention inside a document and count positions from its beginning, as if each were read alone."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,12 @@ class TrainSettings:
     """Largest global norm of a gradient; 0: no clipping."""
     precision: Precision = "auto"
     """Arithmetic of the forward pass; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32."""
+    attention: Attention = "sdpa"
+    """Kernel of the attention: torch's fused ones; plain matrix products; or flash-attn's, where that is installed."""
+    activation_checkpointing: bool = False
+    """Keep only each block's input for the backward pass and compute the rest again: less memory, a third slower."""
+    compile: bool = False
+    """Compile the blocks by `torch.compile`: minutes at the start, faster steps after; needs a C++ compiler."""
     seed: int = 42
     """Seed of initial weights, sample order and dropout."""
     log_every: int = 10
@@ -222,6 +230,11 @@ class RunSettings:
 
     run: str = "runs/default"
     """Run folder: everything that the run writes."""
+    init_from: str | None = None
+    """Folder of a GPT-2 whose weights training begins from, ours or any in Hugging Face form, with its tokenizer unless
+    tokenizer.path names another; none: random weights."""
+    init_resize: bool = False
+    """Let init_from's model get rows for tokens that its vocabulary lacks, and block_size as its context."""
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     """Which text is read."""
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)

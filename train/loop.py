@@ -93,6 +93,7 @@ class Training:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare_model = model
         self.progress = Progress(0, 0, 0, plan.data_fingerprint, {})
+        self._targets = 0
         if checkpoint is not None:
             self._go_on_from(checkpoint)
 
@@ -101,33 +102,21 @@ class Training:
         settings, plan = self.plan.train, self.plan
         self.display.start(self.progress.step, plan.steps)
         saved_step = self.progress.step
-        log = _Interval()
+        log = Interval()
         while self.progress.step < plan.steps:
-            step = self.progress.step
-            rate = self._set_learning_rate()
-            nats = self._forward_and_backward(log)
-            norm = self._clip()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.progress = replace(
-                self.progress,
-                step=step + 1,
-                samples=self.progress.samples + settings.global_batch,
-                skipped_steps=self.progress.skipped_steps + int(self.accelerator.optimizer_step_was_skipped),
-            )
-            log.steps += 1
+            nats, rate, norm = self.update(log)
             self.display.step(self.progress.step)
             last = self.progress.step == plan.steps
             if last or self.progress.step % settings.log_every == 0:
                 self._log(nats, rate, norm, log)
-                log = _Interval()
+                log = Interval()
             stopped_by = self._agreed_stop(stop)
             if not last and stopped_by is None and _is_due(self.progress.step, settings.evaluate_every):
                 self._evaluate(settings.evaluate_tokens)
-                log = _Interval()
+                log = Interval()
             if last or stopped_by is not None or _is_due(self.progress.step, settings.save_every):
                 saved_step = self.progress.step if self._save() else saved_step
-                log = _Interval()
+                log = Interval()
             if stopped_by is not None and not last:
                 self.display.note(
                     f"stopped by {stopped_by} after step {self.progress.step}; "
@@ -135,6 +124,22 @@ class Training:
                 )
                 return Outcome(self.progress, stopped_by, None)
         return Outcome(self.progress, None, self._evaluate(None))
+
+    def update(self, log: "Interval") -> tuple[torch.Tensor, float, torch.Tensor]:
+        """One step; returns this rank's summed nats, the learning rate and the gradient's norm before clipping."""
+        rate = self._set_learning_rate()
+        nats = self._forward_and_backward(log)
+        norm = self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.progress = replace(
+            self.progress,
+            step=self.progress.step + 1,
+            samples=self.progress.samples + self.plan.train.global_batch,
+            skipped_steps=self.progress.skipped_steps + int(self.accelerator.optimizer_step_was_skipped),
+        )
+        log.steps += 1
+        return nats, rate, norm
 
     def _newest_checkpoint(self) -> Checkpoint | None:
         checkpoint, faults = newest_whole_checkpoint(self.checkpoints)
@@ -164,25 +169,23 @@ class Training:
             group["lr"] = rate
         return rate
 
-    def _forward_and_backward(self, log: "_Interval") -> torch.Tensor:
+    def _forward_and_backward(self, log: "Interval") -> torch.Tensor:
         """Gradients of the mean loss over the global batch; returns this rank's summed nats."""
         settings, accelerator = self.plan.train, self.accelerator
-        block_size = self.plan.samples.block_size
-        global_tokens = settings.global_batch * block_size
+        self._targets = self.plan.samples.targets(self.progress.samples, settings.global_batch)
         total = torch.zeros((), device=accelerator.device)
         for number in range(self.accumulation):
             micro_batch = number * accelerator.num_processes + accelerator.process_index
             first = self.progress.samples + micro_batch * settings.micro_batch
             began = time.perf_counter()
-            ids = self.plan.samples.read(first, settings.micro_batch)
+            batch = self.plan.samples.read(first, settings.micro_batch)
             log.waiting += time.perf_counter() - began
-            samples = torch.from_numpy(ids).to(accelerator.device, non_blocking=True)
             _seed_dropout(settings.seed, first)
             is_last = number == self.accumulation - 1
             with nullcontext() if is_last else accelerator.no_sync(self.model):
-                nats = batch_nats(self.model, samples, self.plan.vocab_size)
-                # Accelerate's ranks average their gradients: the factor makes that the mean over all tokens.
-                accelerator.backward(nats * (accelerator.num_processes / global_tokens))
+                nats = batch_nats(self.model, batch, self.plan.vocab_size, accelerator.device, settings.attention)
+                # Accelerate's ranks average their gradients: the factor makes that the mean over all targets.
+                accelerator.backward(nats * (accelerator.num_processes / max(1, self._targets)))
             total += nats.detach()
         return total
 
@@ -191,10 +194,10 @@ class Training:
         norm: torch.Tensor = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
         return norm
 
-    def _log(self, nats: torch.Tensor, rate: float, norm: torch.Tensor, log: "_Interval") -> None:
+    def _log(self, nats: torch.Tensor, rate: float, norm: torch.Tensor, log: "Interval") -> None:
         block_size = self.plan.samples.block_size
         tokens_a_step = self.plan.train.global_batch * block_size
-        loss = float(self.accelerator.reduce(nats, "sum")) / tokens_a_step
+        loss = float(self.accelerator.reduce(nats, "sum")) / max(1, self._targets)
         seconds = time.perf_counter() - log.began
         speed = log.steps * tokens_a_step / seconds
         line = StepMetrics(
@@ -286,7 +289,7 @@ class Training:
         return saved
 
 
-class _Interval:
+class Interval:
     """What is counted between two logged steps."""
 
     def __init__(self) -> None:
