@@ -112,6 +112,27 @@ def parse_settings(
     return kind(**{name: made[name] for name in known if "." not in name})
 
 
+def without_switch(argv: Sequence[str], name: str) -> tuple[bool, list[str]]:
+    """Whether `--name` stands in `argv`, and `argv` without it: an option of a command that is no setting of a run.
+
+    Raises:
+        BadInput: it is given a value other than true or false.
+    """
+    is_on, rest, words = False, [], list(argv)
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag != f"--{name}":
+            rest.append(word)
+            continue
+        if not equals:
+            value = words.pop(0) if words and words[0].lower() in ("true", "false") else "true"
+        if value.lower() not in ("true", "false"):
+            raise BadInput(f"--{name} {value}: is on or off; write --{name} alone, or true or false after it")
+        is_on = value.lower() == "true"
+    return is_on, rest
+
+
 def _expanded(argv: Sequence[str], known: Sequence[str], lists: Sequence[str], switches: Sequence[str]) -> list[str]:
     """`argv` with presets as paths, several values as a list, bare switches as true, and every flag known."""
     out: list[str] = []

@@ -12,9 +12,11 @@ OnError = Literal["stop", "skip"]
 UnicodeForm = Literal["NFC", "none"]
 SharedFilesystem = Literal["auto", "true", "false"]
 Engine = Literal["local", "dask", "slurm"]
-Schedule = Literal["cosine", "linear", "constant"]
+Schedule = Literal["cosine", "linear", "wsd", "constant"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-BackendName = Literal["auto", "single", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
+Sharding = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
+BackendName = Literal["auto"] | Sharding
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class TokenizerSettings:
     """The tokenizer: trained on the corpus, or taken from a folder."""
 
     path: str | None = None
-    """Folder of a trained tokenizer to use as it is; none: train one on the corpus."""
+    """Folder of a trained tokenizer to use as it is; none: that of init_from, or else one trained on the corpus."""
     vocab_size: int = 32000
     """Number of token ids, special tokens and byte pieces included."""
     sample_bytes: int = 100_000_000
@@ -112,6 +114,8 @@ class DataSettings:
     """Address of the Dask scheduler, for engine dask."""
     shared_filesystem: SharedFilesystem = "auto"
     """Whether all nodes see the same cache; auto finds out. If so node 0 builds; if not, one process a node does."""
+    document_mask: bool = False
+    """Keep attention inside a document and count positions from its beginning, as if each were read alone."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,11 @@ class TrainSettings:
     learning_rate: float = 6e-4
     """Peak learning rate."""
     schedule: Schedule = "cosine"
-    """Shape of the learning rate from its peak to its end."""
+    """Shape of the learning rate after the warm-up; wsd (warm-up, stable, decay) stays at the peak until it decays."""
+    decay_share: float = 0.2
+    """Share of all steps, at the end, over which schedule wsd falls in a line, 0 to 1."""
     final_learning_rate: float = 0.1
-    """Learning rate at the last step, as a share of the peak."""
+    """Learning rate at the last step, as a share of the peak; constant has none."""
     warmup_steps: int = 0
     """Updates over which the learning rate rises in a line from 0 to its peak."""
     weight_decay: float = 0.1
@@ -179,6 +185,12 @@ class TrainSettings:
     """Largest global norm of a gradient; 0: no clipping."""
     precision: Precision = "auto"
     """Arithmetic of the forward pass; auto: bf16 where the hardware has it, fp16 on older GPUs, else fp32."""
+    attention: Attention = "sdpa"
+    """Kernel of the attention: torch's fused ones; plain matrix products; or flash-attn's, where that is installed."""
+    activation_checkpointing: bool = False
+    """Keep only each block's input for the backward pass and compute the rest again: less memory, a third slower."""
+    compile: bool = False
+    """Compile the blocks by `torch.compile`: minutes at the start, faster steps after; needs a C++ compiler."""
     seed: int = 42
     """Seed of initial weights, sample order and dropout."""
     log_every: int = 10
@@ -259,6 +271,11 @@ class RunSettings:
 
     run: str = "runs/default"
     """Run folder: everything that the run writes."""
+    init_from: str | None = None
+    """Folder of a GPT-2 whose weights training begins from, ours or any in Hugging Face form, with its tokenizer unless
+    tokenizer.path names another; none: random weights."""
+    init_resize: bool = False
+    """Let init_from's model get rows for tokens that its vocabulary lacks, and block_size as its context."""
     corpus: CorpusSettings = field(default_factory=CorpusSettings)
     """Which text is read."""
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)

@@ -1,11 +1,14 @@
 """Several sources: the shards of each, and which source each sample of training comes from.
 
-Weights decide nothing on disk. They decide a schedule of `SLOTS` samples, repeated for ever, in which every source
-has its share; so which source a sample comes from, and which of that source's samples it is, is arithmetic.
+Weights decide nothing on disk. They decide a schedule of at most `SLOTS` samples, repeated for ever, in which every
+source has its share; so which source a sample comes from, and which of that source's samples it is, is arithmetic.
 """
 
+import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -62,22 +65,64 @@ def check_weights(weights: Sequence[float]) -> None:
         raise BadInput(f"corpus.sources: weights {list(weights)} must be 0 or more, and one above 0")
 
 
+def slot_counts(weights: Sequence[float]) -> NDArray[np.int64]:
+    """How many slots of the schedule each source has: the weights exactly, as the decimals that they are written as,
+    where a schedule of at most `SLOTS` allows it, else to within one of `SLOTS` slots."""
+    exact = [Fraction(repr(float(weight))) for weight in weights]
+    shares = [weight / sum(exact) for weight in exact]
+    length = math.lcm(*(share.denominator for share in shares))
+    if length <= SLOTS:
+        return np.array([int(share * length) for share in shares], dtype=np.int64)
+    counts = [math.floor(share * SLOTS) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda source: counts[source] - shares[source] * SLOTS)
+    for source in by_remainder[: SLOTS - sum(counts)]:
+        counts[source] += 1
+    return np.array(counts, dtype=np.int64)
+
+
+def fair_slots(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A source for each slot, so that in every prefix each source has its share to within less than one sample.
+
+    Tijdeman, "The chairman assignment problem" (1980): with n sources and d = 1 / (2n - 2), sample k of a source of
+    share s may come from slot (k + d) / s on and must have come by slot (k + 1 - d) / s. The one that is due first
+    goes first, and none is ever late.
+    """
+    length = int(counts.sum())
+    present = np.flatnonzero(counts)
+    if len(present) == 1:
+        return np.full(length, present[0], dtype=np.int64)
+    parts = 2 * len(present) - 2
+    jobs = []
+    for source in present.tolist():
+        count = int(counts[source])
+        for number in range(count):
+            earliest = -(-(number * parts + 1) * length // (parts * count))
+            latest = ((number + 1) * parts - 1) * length // (parts * count)
+            jobs.append((earliest, latest, source))
+    jobs.sort(reverse=True)
+    slots = np.empty(length, dtype=np.int64)
+    waiting: list[tuple[int, int]] = []
+    for slot in range(1, length + 1):
+        while jobs and jobs[-1][0] <= slot:
+            heapq.heappush(waiting, jobs.pop()[1:])
+        slots[slot - 1] = heapq.heappop(waiting)[1]
+    return slots
+
+
 class Mixture:
     """Which source each sample comes from."""
 
-    def __init__(self, weights: Sequence[float], seed: int) -> None:
-        """Share `SLOTS` slots out by the weights, to within one slot each, and shuffle them by `seed`."""
+    def __init__(self, weights: Sequence[float]) -> None:
+        """Lay the schedule of `weights` out.
+
+        Raises:
+            BadInput: the weights cannot be shared out.
+        """
         check_weights(weights)
-        exact = np.array(weights, dtype=np.float64) / sum(weights) * SLOTS
-        counts = np.floor(exact).astype(np.int64)
-        for source in np.argsort(-(exact - counts), kind="stable")[: SLOTS - int(counts.sum())]:
-            counts[source] += 1
-        self._counts = counts
-        slots = np.repeat(np.arange(len(counts)), counts)
-        # A generator whose stream NumPy promises to keep.
-        self._slots = slots[np.argsort(np.random.RandomState(seed % 2**32).random_sample(SLOTS), kind="stable")]
-        self._ranks = np.zeros(SLOTS, dtype=np.int64)
-        for source in range(len(counts)):
+        self._counts = slot_counts(weights)
+        self._slots = fair_slots(self._counts)
+        self._ranks = np.zeros(len(self._slots), dtype=np.int64)
+        for source in range(len(self._counts)):
             of_source = self._slots == source
             self._ranks[of_source] = np.arange(int(of_source.sum()))
 
@@ -93,6 +138,6 @@ class Mixture:
         Returns:
             Two int64 arrays of the same shape.
         """
-        rounds, slots = np.divmod(samples, SLOTS)
+        rounds, slots = np.divmod(samples, len(self._slots))
         sources = self._slots[slots]
         return sources, rounds * self._counts[sources] + self._ranks[slots]

@@ -4,17 +4,27 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.command_line import parse_settings
+from configs.command_line import parse_settings, without_switch
 from configs.commands import EvaluateOptions, GenerateOptions
 from configs.errors import EXIT_DONE, require_options
 from configs.schema import RunSettings
 
 
 def train(argv: Sequence[str]) -> int:
-    """Build what is missing, then train, or go on training."""
+    """Build what is missing, then train, or go on training; with `--dry_run`, only tell what training would take."""
+    is_dry, argv = without_switch(argv, "dry_run")
+    about = (
+        "Train a model from text, or go on training it. With --dry_run: prepare the data, take three steps that leave "
+        "nothing behind, and tell what the run would take in memory, disk and time."
+    )
+    settings = parse_settings(RunSettings, argv, "malmoi train", about)
+    if is_dry:
+        from train.dry_run import dry_run
+
+        return dry_run(settings)
     from train.run import run
 
-    return run(parse_settings(RunSettings, argv, "malmoi train", "Train a model from text, or go on training it."))
+    return run(settings)
 
 
 def generate(argv: Sequence[str]) -> int:

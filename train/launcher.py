@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import BadInput
-from configs.schema import BackendName, Precision, TrainSettings
+from configs.schema import Precision, Sharding, TrainSettings
 
 UNSET = ("", "none", "auto", "1", "1.0")
 TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-STAGES: dict[int, BackendName] = {1: "zero1", 2: "zero2", 3: "zero3"}
+STAGES: dict[int, Sharding] = {1: "zero1", 2: "zero2", 3: "zero3"}
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class LaunchedRanks:
     """Ranks, and what `accelerate launch` was told beyond them."""
 
     world_size: int
-    backend: BackendName | None
+    backend: Sharding | None
     """The sharding that was asked for, if any."""
     precision: Precision | None
     """The mixed precision that was asked for, if any."""
@@ -59,7 +59,7 @@ def launched_ranks(environment: Mapping[str, str] = os.environ) -> LaunchedRanks
     def on(name: str) -> bool:
         return environment.get(name, "false").lower() == "true"
 
-    backend: BackendName | None = None
+    backend: Sharding | None = None
     config: dict[str, Any] = {}
     if on("ACCELERATE_USE_DEEPSPEED"):
         config = _deepspeed_file(environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none"))

@@ -10,7 +10,7 @@ from torch import Tensor
 from configs.errors import BadInput, RunFailed
 from configs.schema import TrainSettings
 from inference.score import Score
-from train.backend import Backend, Update
+from train.backend import Backend
 from train.blocks import HeldOutPart, SampleReader
 from train.checkpoint import Checkpoint, CheckpointTensors, Progress, mend_leftovers, newest_whole_checkpoint
 from train.display import TrainingDisplay
@@ -60,6 +60,20 @@ class Outcome:
     """Over the whole held-out part, where the run is complete and there is one."""
 
 
+@dataclass(frozen=True)
+class LoggedUpdate:
+    """What is known of one update."""
+
+    nats: Tensor
+    """Summed over this rank's targets, on the device."""
+    targets: int
+    """Of all ranks."""
+    rate: float
+    norm: float
+    """Global norm of the gradient before clipping."""
+    skipped: bool
+
+
 def accumulation_steps(global_batch: int, micro_batch: int, ranks: int) -> int:
     """Micro-batches a rank computes in one update.
 
@@ -104,18 +118,15 @@ class Training:
         stopped_by: str | None = None
         while self.progress.step < plan.steps and stopped_by is None:
             with traced(plan.run, self.progress.step + 1, settings.profile, self.accelerator.process_index):
-                rate = self._learning_rate()
-                nats, tokens = self._forward_and_backward()
-                update = self.backend.update(rate)
-            self._note_update(update)
+                update = self.update()
             step = self.progress.step
             last = step == plan.steps
-            wrong = self._divergence(nats, tokens, update)
+            wrong = self._divergence(update)
             if wrong is not None:
                 self._go_back(wrong)
                 continue
             if last or step % settings.log_every == 0:
-                self._log(nats, tokens, rate, update)
+                self._log(update)
             stopped_by = self._agreed_stop(stop)
             if not last and stopped_by is None and _is_due(step, settings.evaluate_every):
                 self._evaluate(settings.evaluate_tokens, stop)
@@ -134,6 +145,25 @@ class Training:
                 f"run again to go on from step {self.writer.saved_step or 0}"
             )
         return Outcome(self.progress, stopped_by, score)
+
+    def update(self) -> "LoggedUpdate":
+        """One step."""
+        done = self.progress.step - self.progress.skipped_steps
+        rate = learning_rate(done, self.plan.steps, self.plan.train)
+        nats, targets = self._forward_and_backward()
+        update = self.backend.update(rate)
+        self.watchdog.beat()
+        self.progress = replace(
+            self.progress,
+            step=self.progress.step + 1,
+            samples=self.progress.samples + self.plan.train.global_batch,
+            skipped_steps=self.progress.skipped_steps + int(update.skipped),
+            loss_scale=self.backend.loss_scale(),
+            held_out_loss=None,
+        )
+        self.interval.end_step()
+        self.display.step(self.progress.step)
+        return LoggedUpdate(nats, targets, rate, update.norm, update.skipped)
 
     def whole_weights(self) -> dict[str, Tensor]:
         """All weights by parameter name on the CPU, on rank 0; every rank must ask."""
@@ -181,46 +211,30 @@ class Training:
         self.progress = checkpoint.progress
         self.writer.saved_step = checkpoint.progress.step
 
-    def _learning_rate(self) -> float:
-        done = self.progress.step - self.progress.skipped_steps
-        return learning_rate(done, self.plan.steps, self.plan.train)
-
     def _forward_and_backward(self) -> tuple[Tensor, int]:
-        """Gradients of the mean loss over the global batch; returns this rank's summed nats, and all ranks' tokens."""
+        """Gradients of the mean loss over the global batch; returns this rank's summed nats, and all ranks' targets."""
         plan, accelerator = self.plan, self.accelerator
-        global_tokens = plan.train.global_batch * plan.samples.block_size
+        targets = plan.samples.targets(self.progress.samples, plan.train.global_batch)
         total = torch.zeros((), device=accelerator.device)
         for number in range(plan.accumulation):
             micro_batch = number * accelerator.num_processes + accelerator.process_index
             first = self.progress.samples + micro_batch * plan.micro_batch
             with self.interval.waiting_for_data():
-                ids = plan.samples.read(first, plan.micro_batch)
-            samples = torch.from_numpy(ids).to(accelerator.device, non_blocking=True)
+                batch = plan.samples.read(first, plan.micro_batch)
             _seed_dropout(plan.train.seed, first)
             is_last = number == plan.accumulation - 1
             with self.backend.micro_batch(is_last):
                 with self.backend.autocast():
-                    nats = batch_nats(self.backend.model, samples, plan.vocab_size)
+                    nats = batch_nats(
+                        self.backend.model, batch, plan.vocab_size, accelerator.device, plan.train.attention
+                    )
                 if is_last:
                     self.interval.reached_exchange()
-                self.backend.backward(nats, global_tokens)
+                self.backend.backward(nats, max(1, targets))
             total += nats.detach()
-        return total, global_tokens
+        return total, targets
 
-    def _note_update(self, update: Update) -> None:
-        self.watchdog.beat()
-        self.progress = replace(
-            self.progress,
-            step=self.progress.step + 1,
-            samples=self.progress.samples + self.plan.train.global_batch,
-            skipped_steps=self.progress.skipped_steps + int(update.skipped),
-            loss_scale=self.backend.loss_scale(),
-            held_out_loss=None,
-        )
-        self.interval.end_step()
-        self.display.step(self.progress.step)
-
-    def _divergence(self, nats: Tensor, tokens: int, update: Update) -> str | None:
+    def _divergence(self, update: "LoggedUpdate") -> str | None:
         scale = self.progress.loss_scale
         if update.skipped and scale is not None:
             if scale.is_exhausted:
@@ -229,7 +243,7 @@ class Training:
                     "gradient is still not finite: lower train.learning_rate, or use bf16 or fp32"
                 )
             return None
-        loss = self._mean_loss(nats, tokens) if self.divergence.wants_losses else None
+        loss = self._mean_loss(update) if self.divergence.wants_losses else None
         return self.divergence.verdict(loss, update.skipped)
 
     def _go_back(self, wrong: str) -> None:
@@ -260,10 +274,10 @@ class Training:
             append_metrics(self.plan.run, EventMetrics(self.progress.step, tokens, kind, text))
         self.display.note(text)
 
-    def _mean_loss(self, nats: Tensor, tokens: int) -> float:
-        return float(self.accelerator.reduce(nats, "sum")) / tokens
+    def _mean_loss(self, update: "LoggedUpdate") -> float:
+        return float(self.accelerator.reduce(update.nats, "sum")) / max(1, update.targets)
 
-    def _log(self, nats: Tensor, tokens: int, rate: float, update: Update) -> None:
+    def _log(self, update: "LoggedUpdate") -> None:
         block_size = self.plan.samples.block_size
         seconds_to_exchange = torch.tensor([self.interval.seconds_to_exchange], device=self.accelerator.device)
         by_rank: list[float] = self.accelerator.gather(seconds_to_exchange).tolist()
@@ -273,8 +287,8 @@ class Training:
         line = StepMetrics(
             step=self.progress.step,
             tokens=self.progress.samples * block_size,
-            loss=self._mean_loss(nats, tokens),
-            lr=rate,
+            loss=self._mean_loss(update),
+            lr=update.rate,
             grad_norm=update.norm,
             tokens_per_second=speed,
             mfu=speed * self.plan.flops_per_token / (self.plan.peak_flops * self.accelerator.num_processes),
@@ -288,7 +302,13 @@ class Training:
         )
         if self.accelerator.is_main_process:
             append_metrics(self.plan.run, line)
-        tracked = {"loss": line.loss, "lr": rate, "grad_norm": update.norm, "tokens_per_second": speed, "mfu": line.mfu}
+        tracked = {
+            "loss": line.loss,
+            "lr": update.rate,
+            "grad_norm": update.norm,
+            "tokens_per_second": speed,
+            "mfu": line.mfu,
+        }
         self.accelerator.log(tracked, step=line.step)
         self.display.metrics(line)
         self.interval = Interval()

@@ -8,7 +8,7 @@ from transformers import GPT2LMHeadModel
 
 from configs.errors import BadInput
 from configs.schema import Precision
-from train.objective import batch_nats
+from train.objective import next_token_nats
 from train.parallel import HALF_DTYPES
 
 STATE_BYTES_A_PARAMETER = 12
@@ -48,9 +48,9 @@ def trial(model: GPT2LMHeadModel, block_size: int, precision: Precision, device:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         try:
             reserve = torch.empty(STATE_BYTES_A_PARAMETER * parameters, dtype=torch.uint8, device=device)
-            ids = torch.zeros((size, block_size + 1), dtype=torch.int64, device=device)
+            ids = torch.zeros((size, block_size), dtype=torch.int64, device=device)
             with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-                nats = batch_nats(model, ids, model.config.vocab_size)
+                nats = next_token_nats(model(input_ids=ids, use_cache=False).logits, ids, model.config.vocab_size)
             torch.autograd.backward(nats)
             del reserve
         except torch.OutOfMemoryError:

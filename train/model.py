@@ -1,4 +1,4 @@
-"""GPT-2 from scratch, its size, and the folder that it is exported to."""
+"""GPT-2, from scratch or from a model folder, and the folder that it is exported to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,15 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from configs.errors import BadInput
 from configs.schema import ModelSettings
-from train.size import parameter_count
+from train.size import padded_vocabulary
 
-VOCABULARY_MULTIPLE = 64
 EMBEDDING, OUTPUT_MATRIX = "transformer.wte.weight", "lm_head.weight"
 """The same matrix under two names; checkpoints hold it once."""
+KEPT_IN_CONTINUING = (
+    *("activation_function", "layer_norm_epsilon", "initializer_range"),
+    *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"),
+)
+"""What a configuration says of the arithmetic, beside the sizes."""
 MODEL_RECORD = "files.json"
 """Size and checksum of every other file of a model folder, for `malmoi verify`."""
 
@@ -25,11 +29,6 @@ class SpecialTokenIds:
     pad: int | None
     eos: int
     unk: int | None
-
-
-def padded_vocabulary(vocab_size: int) -> int:
-    """`vocab_size` rounded up to a multiple of 64, which matrix units like; the extra rows never leave training."""
-    return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 def gpt2_config(settings: ModelSettings, vocab_size: int, special: SpecialTokenIds) -> GPT2Config:
@@ -66,19 +65,39 @@ def new_model(settings: ModelSettings, vocab_size: int, special: SpecialTokenIds
     return GPT2LMHeadModel(gpt2_config(settings, padded_vocabulary(vocab_size), special))
 
 
-def training_memory(settings: ModelSettings, vocab_size: int, micro_batch: int, half: bool) -> int:
-    """Bytes that one rank needs without sharding, an estimate.
+def continued_model(
+    folder: Path, settings: ModelSettings, vocab_size: int, special: SpecialTokenIds, seed: int
+) -> GPT2LMHeadModel:
+    """The model of `folder`, which `train.pretrained` has seen to fit, in fp32, with dropout and size of `settings`.
 
-    Weights, gradients and AdamW's two moments are 16 bytes a parameter. Activations follow Korthikanti et al.,
-    "Reducing Activation Recomputation in Large Transformer Models" (2022), section 4, without the attention
-    matrix, which SDPA does not keep: 34 bytes a token, layer and channel in 16 bits. Logits are kept in their
-    own precision, in fp32, and as a gradient.
+    Tokens and positions that it lacks get GPT-2's random weights; those beyond `settings` are cut off.
+
+    Raises:
+        BadInput: weights are missing or broken.
     """
-    tokens = micro_batch * settings.block_size
-    scale = 1 if half else 2
-    activations = 34 * scale * tokens * settings.n_embd * settings.n_layer
-    logits = (2 * scale + 8) * tokens * padded_vocabulary(vocab_size)
-    return 16 * parameter_count(settings, vocab_size) + activations + logits
+    try:
+        theirs, loading = GPT2LMHeadModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises OSError, ValueError, RuntimeError and safetensors' own alike
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(f"{folder}: cannot be loaded ({first_line}); download or export the model again") from error
+    missing = sorted(set(loading["missing_keys"]) - {OUTPUT_MATRIX})
+    if missing:
+        raise BadInput(f"{folder}: lacks the weights {missing[0]} and {len(missing) - 1} more; export the model again")
+    config = gpt2_config(settings, padded_vocabulary(vocab_size), special)
+    for name in KEPT_IN_CONTINUING:
+        setattr(config, name, getattr(theirs.config, name))
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(config)
+    weights = theirs.state_dict()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            rows = min(
+                len(tensor), len(weights[name]), vocab_size if name in (EMBEDDING, OUTPUT_MATRIX) else len(tensor)
+            )
+            tensor[:rows] = weights[name][:rows]
+    return model
 
 
 def export_model(

@@ -4,20 +4,55 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from configs.schema import Attention
+from train.documents import NOT_COUNTED, Batch
+
 
 def next_token_nats(logits: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
-    """Sum over all positions of `-log p(target)`, in nats, as an fp32 scalar.
+    """Sum over all counted positions of `-log p(target)`, in nats, as an fp32 scalar.
 
     Args:
         logits: `[batch, block_size, padded vocabulary]`, any float type.
-        targets: `int64[batch, block_size]`, each below `vocab_size`.
+        targets: `int64[batch, block_size]`, each below `vocab_size`, or `NOT_COUNTED`.
         vocab_size: logits from this one on are padding and take no probability.
     """
     flat = logits[..., :vocab_size].float().flatten(0, 1)
-    return functional.cross_entropy(flat, targets.flatten(), reduction="sum")
+    return functional.cross_entropy(flat, targets.flatten(), reduction="sum", ignore_index=NOT_COUNTED)
 
 
-def batch_nats(model: torch.nn.Module, samples: Tensor, vocab_size: int) -> Tensor:
-    """`next_token_nats` of `samples` (`int64[batch, block_size + 1]`) under `model`."""
-    logits = model(input_ids=samples[:, :-1], use_cache=False).logits
-    return next_token_nats(logits, samples[:, 1:], vocab_size)
+def batch_nats(
+    model: torch.nn.Module, batch: Batch, vocab_size: int, device: torch.device, attention: Attention
+) -> Tensor:
+    """`next_token_nats` of `batch` under `model`.
+
+    Args:
+        attention: what the model computes attention with, which decides the form of a mask.
+    """
+    inputs, labels = (torch.from_numpy(part).to(device, non_blocking=True) for part in (batch.inputs, batch.labels))
+    documents = {}
+    if batch.begins is not None:
+        begins = torch.from_numpy(batch.begins).to(device, non_blocking=True)
+        documents = {"position_ids": positions(begins), "attention_mask": attention_mask(begins, attention)}
+    logits = model(input_ids=inputs, use_cache=False, **documents).logits
+    return next_token_nats(logits, labels, vocab_size)
+
+
+def positions(begins: Tensor) -> Tensor:
+    """Each input's place in its own document, from `Batch.begins`, as `int64` of the same shape."""
+    return torch.arange(begins.shape[1], device=begins.device) - begins
+
+
+def attention_mask(begins: Tensor, attention: Attention) -> Tensor:
+    """Which inputs each input sees: those of its own document up to itself.
+
+    Args:
+        begins: `Batch.begins`, `[batch, block_size]`.
+
+    Returns:
+        `[batch, 1, block_size, block_size]`, a form that transformers hands on to the attention as it is: true where
+        it may look for sdpa; for eager what is added to the scores.
+    """
+    sees = (begins[:, :, None] == begins[:, None, :]).tril()[:, None]
+    if attention == "eager":
+        return torch.zeros(sees.shape, device=sees.device).masked_fill_(~sees, torch.finfo(torch.float32).min)
+    return sees

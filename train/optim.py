@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from configs.errors import BadInput
 from configs.schema import TrainSettings
 from train.muon import Muon
 
@@ -64,11 +65,34 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def check_schedule(settings: TrainSettings) -> None:
+    """See that the settings describe a learning rate.
+
+    Raises:
+        BadInput: a share is none, or the warm-up is below 0.
+    """
+    for name in ("decay_share", "final_learning_rate"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise BadInput(f"train.{name} {getattr(settings, name)}: choose a share from 0 to 1")
+    if settings.warmup_steps < 0:
+        raise BadInput(f"train.warmup_steps {settings.warmup_steps}: choose 0 or more")
+
+
 def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:
-    """Rate of update number `update` (from 0) of `updates`: a line up to the peak, then the schedule down."""
+    """Rate of update number `update` (from 0) of `updates`: a line up to the peak, then the schedule down.
+
+    wsd is the schedule of Hu et al., "MiniCPM" (2024), with a linear decay: until it decays it does not depend on
+    `updates`, so a run can be made longer from any checkpoint before.
+    """
     if update < settings.warmup_steps:
         return settings.learning_rate * (update + 1) / settings.warmup_steps
-    progress = min(1.0, (update - settings.warmup_steps) / max(1, updates - 1 - settings.warmup_steps))
-    height = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}
-    share = settings.final_learning_rate + (1 - settings.final_learning_rate) * height[settings.schedule]
+    last, falls_from = updates - 1, settings.warmup_steps
+    if settings.schedule == "wsd":
+        falls_from = max(falls_from, last - round(settings.decay_share * updates))
+    progress = min(1.0, max(0, update - falls_from) / max(1, last - falls_from))
+    if settings.schedule == "cosine":
+        height = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        height = 1.0 if settings.schedule == "constant" else 1 - progress
+    share = settings.final_learning_rate + (1 - settings.final_learning_rate) * height
     return settings.learning_rate * share

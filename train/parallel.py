@@ -12,7 +12,7 @@ from torch import distributed
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from configs.errors import BadInput
-from configs.schema import BackendName, ParallelSettings, Precision, TrainSettings
+from configs.schema import BackendName, ParallelSettings, Precision, Sharding, TrainSettings
 from train.hardware import has_fast_bf16
 from train.launcher import LaunchedRanks, launched_ranks
 from train.zero_config import zero_config, zero_stage
@@ -26,8 +26,7 @@ class Placement:
     """What a rank knows of where it computes."""
 
     accelerator: Accelerator
-    backend: BackendName
-    """Never `auto`."""
+    backend: Sharding
     precision: Precision
     """Never `auto`."""
 
@@ -46,7 +45,7 @@ def resolved_precision(asked: Precision, device: torch.device) -> Precision:
     return "fp16" if device.type == "cuda" else "fp32"
 
 
-def resolved_backend(asked: BackendName, launched: LaunchedRanks) -> BackendName:
+def resolved_backend(asked: BackendName, launched: LaunchedRanks) -> Sharding:
     """The backend that setting and launcher ask for together; without either, whole copies on every rank.
 
     Raises:

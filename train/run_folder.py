@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,14 @@ from configs.errors import BadInput
 from configs.schema import RunSettings
 from data_prep.build import prepare_tokenizer
 from data_prep.mixture import SourceShards, prepare_sources
+from train.pretrained import check_fit, check_folder
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 RESULT_FILE = "result.json"
 TOKENIZER_FOLDER, SHARDS_FOLDER, MODEL_FOLDER = "tokenizer", "shards", "model"
+FIXED = ("init_", "tokenizer.", "model.", "data.document_mask", "train.seed", "train.optimizer")
+"""Beginnings of the names of settings that a run keeps to its end."""
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 
@@ -66,7 +69,13 @@ def prepare_run(settings: RunSettings) -> PreparedRun:
     _check_unchanged(folder, settings)
     show = is_main_rank()
     show_progress = show and sys.stderr.isatty()
-    tokenizer = prepare_tokenizer(settings.corpus, settings.tokenizer, folder / TOKENIZER_FOLDER, show_progress)
+    chosen = settings.tokenizer
+    if settings.init_from is not None:
+        check_folder(Path(settings.init_from), settings.model)
+        chosen = replace(chosen, path=chosen.path or settings.init_from)
+    tokenizer = prepare_tokenizer(settings.corpus, chosen, folder / TOKENIZER_FOLDER, show_progress)
+    if settings.init_from is not None:
+        check_fit(settings, tokenizer)
     cache = Path(settings.data.cache) if settings.data.cache else folder / SHARDS_FOLDER
     sources = prepare_sources(settings.corpus, settings.data, tokenizer, cache)
     if show:
@@ -80,16 +89,22 @@ def _check_unchanged(folder: Path, settings: RunSettings) -> None:
     file = folder / CONFIG_FILE
     if not file.is_file():
         return
-    before, now = yaml.safe_load(file.read_text()), yaml.safe_load(settings_as_yaml(settings))
-    fixed = [(group, name, value) for group in ("tokenizer", "model") for name, value in now[group].items()]
-    fixed += [("train", name, now["train"][name]) for name in ("seed", "optimizer")]
+    before, now = (_by_name(yaml.safe_load(text)) for text in (file.read_text(), settings_as_yaml(settings)))
     changed = [
-        f"{group}.{name} was {before[group][name]} and is now {value}"
-        for group, name, value in fixed
-        if before.get(group, {}).get(name, value) != value
+        f"{name} was {before[name]} and is now {value}"
+        for name, value in now.items()
+        if name.startswith(FIXED) and before.get(name, value) != value
     ]
     if changed:
         raise BadInput(f"{folder}: holds another run: {'; '.join(changed)}; choose another --run or delete this one")
+
+
+def _by_name(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names."""
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        named |= _by_name(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return named
 
 
 def environment() -> dict[str, str | int | None]:

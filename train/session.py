@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,20 +13,24 @@ from accelerate import Accelerator
 from accelerate.tracking import LoggerType, get_available_trackers
 from filelock import FileLock, Timeout
 from rich.console import Console
-from transformers import AutoTokenizer, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from configs.errors import BadInput, nearest_name_hint
-from configs.schema import RunSettings
+from configs.schema import DataSettings, RunSettings
 from data_prep.manifest import file_record, read_manifest
 from data_prep.nodes import manifest_hash, require_agreement
 from inference.generate import generate, load_model, quiet_transformers
-from train.backend import new_backend
+from train.backend import Backend, new_backend
 from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.display import TrainingDisplay
+from train.documents import DocumentTokens, check_document_tokens
+from train.kernels import configured
 from train.launcher import launched_ranks
 from train.loop import Outcome, Plan, Training, accumulation_steps
+from train.memory import activation_bytes, state_bytes
 from train.micro_batch import largest_micro_batch, trial
-from train.model import MODEL_RECORD, SpecialTokenIds, export_model, new_model, training_memory
+from train.model import MODEL_RECORD, SpecialTokenIds, continued_model, export_model, new_model
+from train.optim import check_schedule
 from train.parallel import Placement, start_ranks
 from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, is_main_rank, write_result
 from train.signals import StopRequest
@@ -67,13 +71,34 @@ def _only_training(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop: StopRequest) -> bool:
+@dataclass(frozen=True)
+class Ready:
+    """What a run needs to take its first step."""
+
+    plan: Plan
+    placement: Placement
+    backend: Backend
+    config: GPT2Config
+    special: SpecialTokenIds
+
+
+def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
+    """Join the ranks and set up model and plan.
+
+    Raises:
+        BadInput: settings do not fit each other, the shards or the launch.
+    """
     train = settings.train
     require_trackers(train.trackers)
+    check_schedule(train)
     special = special_token_ids(prepared.tokenizer)
     vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
-    samples = open_samples(prepared.sources, settings.model.block_size, train.seed)
-    model = new_model(settings.model, vocab_size, special, train.seed)
+    samples = open_samples(
+        prepared.sources, settings.model.block_size, train.seed, document_tokens(settings.data, special)
+    )
+    for source in samples.sources:
+        check_document_tokens(source.stream, special.bos, special.eos)
+    model = initial_model(settings, vocab_size, special)
     placement = start_ranks(train, settings.parallel, prepared.folder)
     accelerator, precision = placement.accelerator, placement.precision
     require_same_shards(accelerator, prepared)
@@ -95,31 +120,47 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
         peak_flops=peak_flops(accelerator.device, precision),
         hang_seconds=settings.parallel.hang_seconds,
     )
-    memory = training_memory(settings.model, vocab_size, micro_batch, half=precision != "fp32")
+    configured(model, train, precision, settings.data.document_mask)
+    config = model.config
+    return Ready(plan, placement, new_backend(placement, model, train, micro_batch, accumulation), config, special)
+
+
+def initial_model(settings: RunSettings, vocab_size: int, special: SpecialTokenIds) -> GPT2LMHeadModel:
+    """The model that a run begins with, the same for the same settings."""
+    if settings.init_from is None:
+        return new_model(settings.model, vocab_size, special, settings.train.seed)
+    return continued_model(Path(settings.init_from), settings.model, vocab_size, special, settings.train.seed)
+
+
+def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop: StopRequest) -> bool:
+    made = ready(settings, prepared)
+    plan, accelerator, train = made.plan, made.placement.accelerator, settings.train
+    precision, ranks, backend = made.placement.precision, made.placement.ranks, made.placement.backend
+    half = precision != "fp32"
+    memory = state_bytes(settings.model, plan.vocab_size, train.optimizer, backend, ranks, half)
+    memory += activation_bytes(settings.model, plan.vocab_size, train, plan.micro_batch, half)
     console.print(
-        f"{parameter_count(settings.model, vocab_size):,} parameters, {precision} on {placement.ranks} x "
-        f"{accelerator.device.type} ({placement.backend}), about {memory / 2**30:.1f} GiB a rank without sharding"
+        f"{parameter_count(settings.model, plan.vocab_size):,} parameters, {precision} on {ranks} x "
+        f"{accelerator.device.type} ({backend}), about {memory / 2**30:.1f} GiB a rank"
     )
-    epochs = plan.steps * train.global_batch / samples.samples_per_epoch
+    epochs = plan.steps * train.global_batch / plan.samples.samples_per_epoch
     console.print(
         f"{plan.steps:,} steps of {train.global_batch} x {settings.model.block_size} tokens "
-        f"({micro_batch} samples x {placement.ranks} ranks x {accumulation} accumulated), "
-        f"{epochs:.2f} epochs of {samples.tokens:,} tokens"
+        f"({plan.micro_batch} samples x {ranks} ranks x {plan.accumulation} accumulated), "
+        f"{epochs:.2f} epochs of {plan.samples.tokens:,} tokens"
     )
     if plan.held_out is None:
         console.print("no document is held out, so there will be no held-out loss; raise data.held_out for one")
     accelerator.init_trackers("tensorboard")
-    config = model.config
-    backend = new_backend(placement, model, train, micro_batch, accumulation)
     with TrainingDisplay(accelerator.is_main_process) as display:
-        training = Training(plan, backend, placement, display)
+        training = Training(plan, made.backend, made.placement, display)
         outcome = training.run(stop)
     weights = training.whole_weights() if outcome.stopped_by is None else {}
     if weights:
-        export = partial(export_model, weights, config, vocab_size, special)
-        _leave_result(settings, prepared, outcome, vocab_size, export)
+        export = partial(export_model, weights, made.config, plan.vocab_size, made.special)
+        _leave_result(settings, prepared, outcome, plan.vocab_size, export)
     accelerator.wait_for_everyone()
-    backend.close()
+    made.backend.close()
     accelerator.end_training()
     return outcome.stopped_by is None
 
@@ -157,6 +198,13 @@ def require_same_shards(accelerator: Accelerator, prepared: PreparedRun) -> None
     own = b"".join(bytes.fromhex(manifest_hash(source.folder)) for source in prepared.sources)
     gathered = accelerator.gather(torch.tensor([list(own)], dtype=torch.uint8, device=accelerator.device))
     require_agreement([bytes(row).hex() for row in gathered.tolist()])
+
+
+def document_tokens(data: DataSettings, special: SpecialTokenIds) -> DocumentTokens | None:
+    """How documents are told apart in a sample; none where they are not."""
+    if not data.document_mask:
+        return None
+    return "one" if special.bos == special.eos else "two"
 
 
 def special_token_ids(folder: Path) -> SpecialTokenIds:

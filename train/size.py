@@ -5,6 +5,13 @@ import math
 from configs.errors import BadInput
 from configs.schema import ModelSettings, TrainSettings
 
+VOCABULARY_MULTIPLE = 64
+
+
+def padded_vocabulary(vocab_size: int) -> int:
+    """`vocab_size` rounded up to a multiple of 64, which matrix units like; the extra rows never leave training."""
+    return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
 
 def parameter_count(settings: ModelSettings, vocab_size: int) -> int:
     """Trainable numbers of the exported model; the output matrix is the embedding and counts once."""

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from configs.schema import BackendName, Precision, TrainSettings
+from configs.schema import Precision, Sharding, TrainSettings
 
 STAGE_OF = {"zero1": 1, "zero2": 2, "zero3": 3}
 HALF_SECTION: dict[Precision, str] = {"bf16": "bf16", "fp16": "fp16"}
 INITIAL_SCALE_POWER, GROWTH_INTERVAL = 16, 2000
 
 
-def zero_stage(backend: BackendName) -> int:
+def zero_stage(backend: Sharding) -> int:
     """The ZeRO stage of a backend, 0 for one that is none."""
     return STAGE_OF.get(backend, 0)
 

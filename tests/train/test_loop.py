@@ -6,13 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from filelock import FileLock
 from safetensors.torch import load_file
 
@@ -22,15 +20,6 @@ from configs.schema import RunSettings
 from tests.launching import as_flags, environment, malmoi, metrics, step_losses, two_ranks
 from train.loop import accumulation_steps
 from train.run import run
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def with_train(settings: RunSettings, run: Path, **changes: object) -> RunSettings:

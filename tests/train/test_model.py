@@ -6,8 +6,8 @@ from transformers import AutoModelForCausalLM
 
 from configs.errors import BadInput
 from configs.schema import ModelSettings
-from train.model import SpecialTokenIds, export_model, gpt2_config, new_model, padded_vocabulary
-from train.size import parameter_count
+from train.model import SpecialTokenIds, export_model, gpt2_config, new_model
+from train.size import padded_vocabulary, parameter_count
 
 SPECIAL = SpecialTokenIds(0, 1, 2, 3)
 SMALL = ModelSettings(n_layer=2, n_head=2, n_embd=16, block_size=8)

@@ -1,14 +1,18 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from configs.schema import ModelSettings, TrainSettings
+from configs.errors import BadInput
+from configs.schema import ModelSettings, Schedule, TrainSettings
 from train.model import SpecialTokenIds, new_model
 from train.muon import Muon
-from train.optim import MuonWithAdamW, learning_rate, new_optimizer
+from train.optim import MuonWithAdamW, check_schedule, learning_rate, new_optimizer
 
 SETTINGS = TrainSettings(learning_rate=1.0, warmup_steps=10, final_learning_rate=0.1)
 
@@ -27,6 +31,63 @@ def test_each_schedule_has_its_shape(schedule: str, halfway: float) -> None:
     assert learning_rate(50, 101, settings) == pytest.approx(halfway)
     quarter = {"cosine": 0.5 + 0.5 * math.cos(math.pi / 4), "linear": 0.75, "constant": 1.0}[schedule]
     assert learning_rate(25, 101, settings) == pytest.approx(quarter)
+
+
+SCHEDULES = st.builds(
+    TrainSettings,
+    schedule=st.sampled_from(get_args(Schedule)),
+    learning_rate=st.floats(1e-6, 1),
+    final_learning_rate=st.floats(0, 1),
+    decay_share=st.floats(0, 1),
+    warmup_steps=st.integers(0, 60),
+)
+
+
+@given(SCHEDULES, st.integers(1, 300))
+@settings(deadline=None)
+def test_every_schedule_rises_in_a_line_then_never_rises_again(schedule: TrainSettings, updates: int) -> None:
+    rates = [learning_rate(update, updates, schedule) for update in range(updates)]
+    peak, warm = schedule.learning_rate, schedule.warmup_steps
+    for update, rate in enumerate(rates[:warm]):
+        assert rate == pytest.approx(peak * (update + 1) / warm)
+    assert all(later <= earlier for earlier, later in pairwise(rates[warm:]))
+    assert all(peak * schedule.final_learning_rate * 0.999999 <= rate <= peak for rate in rates[warm:])
+    if schedule.schedule in ("cosine", "linear") and updates > warm + 1:
+        assert rates[-1] == pytest.approx(peak * schedule.final_learning_rate)
+
+
+@given(SCHEDULES, st.integers(2, 400))
+@settings(deadline=None)
+def test_wsd_stays_at_its_peak_and_then_falls_in_a_line_to_its_end(schedule: TrainSettings, updates: int) -> None:
+    wsd = replace(schedule, schedule="wsd", warmup_steps=0)
+    rates = [learning_rate(update, updates, wsd) for update in range(updates)]
+    decaying = min(round(wsd.decay_share * updates), updates - 1)
+    assert all(rate == wsd.learning_rate for rate in rates[: updates - decaying])
+    drops = [earlier - later for earlier, later in pairwise(rates[updates - decaying - 1 :])]
+    assert len(drops) == decaying
+    end = wsd.final_learning_rate if decaying else 1.0
+    assert rates[-1] == pytest.approx(wsd.learning_rate * end)
+    assert all(drop == pytest.approx(drops[0], abs=1e-12) for drop in drops)
+
+
+def test_a_wsd_run_made_longer_has_had_the_same_rates_until_it_would_have_decayed() -> None:
+    wsd = replace(SETTINGS, schedule="wsd", decay_share=0.2)
+    short, long = ([learning_rate(update, updates, wsd) for update in range(80)] for updates in (100, 1000))
+    assert short == long
+    assert learning_rate(85, 100, wsd) < learning_rate(85, 1000, wsd)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decay_share": 1.5}, r"train.decay_share 1.5: choose a share"),
+        ({"final_learning_rate": -0.1}, r"train.final_learning_rate -0.1: choose a share"),
+        ({"warmup_steps": -1}, r"train.warmup_steps -1: choose 0 or more"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        check_schedule(replace(SETTINGS, **change))
 
 
 def test_matrices_decay_and_biases_and_norms_do_not() -> None:

@@ -1,0 +1,59 @@
+"""`malmoi train --dry_run` tells what a run would take and leaves nothing of training behind."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs.command_line import settings_as_yaml, without_switch
+from configs.errors import BadInput
+from configs.schema import RunSettings
+from tests.launching import as_flags, malmoi
+from train.dry_run import time_line
+
+
+def test_it_tells_memory_steps_tokens_disk_and_time_and_leaves_what_preparing_leaves(
+    tiny_settings: RunSettings, tmp_path: Path
+) -> None:
+    config, run = tmp_path / "tiny.yaml", tmp_path / "run"
+    settings = replace(tiny_settings, train=replace(tiny_settings.train, steps=1000))
+    config.write_text(settings_as_yaml(settings))
+    done = malmoi("train", *as_flags(config, run=run), "--dry_run")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout
+    assert "parameters    " in shown
+    assert "1,000 of 8 x 32 tokens (4 samples x 1 ranks x 2 accumulated)" in shown
+    assert re.search(r"tokens        256,000, \d+\.\d a parameter, \d+\.\d\d epochs of", shown)
+    for sharding in ("single", "ddp", "zero1", "zero2", "zero3", "fsdp2"):
+        assert sharding in shown
+    assert "for 3 checkpoints of" in shown
+    assert len(re.search(r"\((.*) s seen\)", shown)[1].split(", ")) == 3
+    assert {file.name for file in run.iterdir()} == {"config.yaml", "environment.json"}
+    assert "dry_run" not in (run / "config.yaml").read_text()
+
+
+def test_it_leaves_a_run_that_was_stopped_as_it_was(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text(settings_as_yaml(tiny_settings))
+    names = ("metrics.jsonl", "checkpoints", "model", "result.json", "tensorboard")
+    before = {name: (finished_run / name).stat().st_mtime_ns for name in names}
+    assert malmoi("train", *as_flags(config), "--dry_run").returncode == 0
+    assert before == {name: (finished_run / name).stat().st_mtime_ns for name in names}
+
+
+def test_the_time_is_that_of_the_steps_after_the_first() -> None:
+    assert "about 0:16:48 of steps" in time_line([10.0, 0.5, 1.5], 999)
+    assert "(10.00, 0.50, 1.50 s seen)" in time_line([10.0, 0.5, 1.5], 999)
+
+
+def test_the_switch_is_taken_off_the_command_line_and_only_it() -> None:
+    assert without_switch(["--run", "x", "--dry_run"], "dry_run") == (True, ["--run", "x"])
+    assert without_switch(["--dry_run", "--run", "x"], "dry_run") == (True, ["--run", "x"])
+    assert without_switch(["--dry_run", "false", "--run", "x"], "dry_run") == (False, ["--run", "x"])
+    assert without_switch(["--dry_run=true"], "dry_run") == (True, [])
+    assert without_switch(["--run", "dry_run"], "dry_run") == (False, ["--run", "dry_run"])
+    with pytest.raises(BadInput, match="--dry_run maybe: is on or off"):
+        without_switch(["--dry_run=maybe"], "dry_run")

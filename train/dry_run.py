@@ -1,0 +1,121 @@
+"""What a run would take: memory, steps, tokens, disk, and time by three real steps that leave nothing behind."""
+
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from configs.errors import EXIT_DONE
+from configs.schema import RunSettings
+from data_prep.space import readable_bytes
+from inference.generate import quiet_transformers
+from train.display import TrainingDisplay
+from train.loop import Plan, Training
+from train.memory import SHARDINGS, activation_bytes, checkpoint_bytes, model_bytes, state_bytes
+from train.run_folder import is_main_rank, prepare_run
+from train.session import Ready, ready
+from train.size import parameter_count
+from train.throughput import peak_memory_mib
+
+STEPS = 3
+RANKS = (1, 2, 4, 8)
+"""Numbers of devices that the table shows, besides the one at hand."""
+
+
+def dry_run(settings: RunSettings) -> int:
+    """Prepare the run, print what it would take, and return the exit code; the run folder gets what preparing writes.
+
+    Raises:
+        BadInput: settings, text, launch or run folder are not usable.
+    """
+    quiet_transformers()
+    prepared = prepare_run(settings)
+    made = ready(settings, prepared)
+    console = Console(quiet=not is_main_rank(), highlight=False, soft_wrap=True)
+    ranks = made.placement.ranks
+    half = made.placement.precision != "fp32"
+    for line in plan_lines(settings, made.plan, ranks):
+        console.print(line)
+    console.print(memory_table(settings, made.plan, ranks, half))
+    console.print(disk_line(settings, made.plan.vocab_size, prepared.folder))
+    seconds = seconds_of_steps(made)
+    console.print(time_line(seconds, made.plan.steps))
+    measured = peak_memory_mib(made.placement.accelerator.device) * 2**20
+    console.print(
+        f"memory seen   {readable_bytes(measured)} on rank 0 in these steps, everything that is loaded included"
+    )
+    made.backend.close()
+    made.placement.accelerator.end_training()
+    return EXIT_DONE
+
+
+def plan_lines(settings: RunSettings, plan: Plan, ranks: int) -> list[str]:
+    """Size, steps and tokens."""
+    train, block = settings.train, settings.model.block_size
+    parameters = parameter_count(settings.model, plan.vocab_size)
+    tokens = plan.steps * train.global_batch * block
+    return [
+        f"parameters    {parameters:,}",
+        f"steps         {plan.steps:,} of {train.global_batch} x {block} tokens ({plan.micro_batch} samples x {ranks} "
+        f"ranks x {plan.accumulation} accumulated)",
+        f"tokens        {tokens:,}, {tokens / parameters:.1f} a parameter, "
+        f"{tokens / (plan.samples.samples_per_epoch * block):.2f} epochs of {plan.samples.tokens:,}",
+    ]
+
+
+def memory_table(settings: RunSettings, plan: Plan, ranks: int, half: bool) -> Table:
+    """Estimated memory a device for each way of sharding, in GiB, by the number of devices."""
+    model, vocab_size, train = settings.model, plan.vocab_size, settings.train
+    activations = activation_bytes(model, vocab_size, train, plan.micro_batch, half)
+    columns = sorted({*RANKS, ranks})
+    table = Table(title=f"GiB a device, {activations / 2**30:.2f} of them activations", title_justify="left")
+    table.add_column("devices")
+    for count in columns:
+        table.add_column(str(count), justify="right")
+    for sharding in SHARDINGS:
+        cells = [
+            state_bytes(model, vocab_size, train.optimizer, sharding, count, half) + activations for count in columns
+        ]
+        shown = [f"{cell / 2**30:.2f}" for cell in cells]
+        table.add_row(sharding, *(shown[:1] + [""] * len(shown[1:]) if sharding == "single" else shown))
+    return table
+
+
+def disk_line(settings: RunSettings, vocab_size: int, folder: Path) -> str:
+    """What checkpoints and model need on disk, and what is free; the old checkpoint goes after the new is whole."""
+    one = checkpoint_bytes(settings.model, vocab_size, settings.train.optimizer)
+    count = settings.train.keep_last + 1
+    needed = one * count + model_bytes(settings.model, vocab_size)
+    free = shutil.disk_usage(folder).free
+    short = "" if needed <= free else "; NOT ENOUGH: make room, or lower train.keep_last"
+    return (
+        f"disk          {readable_bytes(needed)} for {count} checkpoints of {readable_bytes(one)} and the model; "
+        f"{readable_bytes(free)} are free{short}"
+    )
+
+
+def seconds_of_steps(made: Ready) -> list[float]:
+    """Seconds of each of the first three steps, taken in memory: the plan's folder is one that is thrown away."""
+    seconds = []
+    with tempfile.TemporaryDirectory() as empty, TrainingDisplay(False) as display:
+        plan = replace(made.plan, run=Path(empty))
+        training = Training(plan, made.backend, made.placement, display)
+        for _ in range(min(STEPS, plan.steps)):
+            began = time.perf_counter()
+            training.update()
+            seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def time_line(seconds: list[float], steps: int) -> str:
+    """The run's time, from its first steps: the first also warms up, so the later ones count for the rest."""
+    later = seconds[1:] or seconds
+    a_step = sum(later) / len(later)
+    total = timedelta(seconds=round(seconds[0] + a_step * (steps - 1)))
+    shown = ", ".join(f"{value:.2f}" for value in seconds)
+    return f"time          about {total} of steps, without looks at held-out text and checkpoints ({shown} s seen)"
