@@ -60,7 +60,7 @@ def resolved_backend(asked: BackendName, launched: LaunchedRanks) -> Sharding:
         return launched.backend
     if asked == "single" and launched.world_size > 1:
         raise BadInput(f"parallel.backend single with {launched.world_size} ranks would train as many models; use ddp")
-    if asked in ("auto", "single", "ddp"):
+    if asked == "auto" or asked == "single" or asked == "ddp":
         return "single" if launched.world_size == 1 else "ddp"
     return asked
 
