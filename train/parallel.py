@@ -17,6 +17,7 @@ from train.hardware import has_fast_bf16
 from train.launcher import LaunchedRanks, launched_ranks
 from train.zero_config import zero_config, zero_stage
 
+LAUNCHER_PREFIXES = ("ACCELERATE_DEEPSPEED_", "ACCELERATE_GRADIENT_", "ACCELERATE_CONFIG_DS_FIELDS")
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 DeviceType = Literal["cpu", "cuda"]
 
@@ -29,6 +30,7 @@ class Placement:
     backend: Sharding
     precision: Precision
     """Never `auto`."""
+    launched: LaunchedRanks
 
     @property
     def ranks(self) -> int:
@@ -96,7 +98,7 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
             mixed_precision="no", cpu=device_type == "cpu", log_with=list(train.trackers), project_dir=str(run)
         )
     _require_what_was_asked(accelerator, launched, bool(stage))
-    return Placement(accelerator, chosen, precision)
+    return Placement(accelerator, chosen, precision, launched)
 
 
 def _start_group_of_one(device_type: DeviceType) -> None:
@@ -125,8 +127,8 @@ def _deepspeed_accelerator(
     _quiet_deepspeed(device_type)
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     # What the launcher's file said of these is in our own configuration, which alone must count.
-    for name in ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DEEPSPEED_CONFIG_FILE"):
-        os.environ.pop(name, None)
+    for name in [name for name in os.environ if name.startswith(LAUNCHER_PREFIXES)]:
+        del os.environ[name]
     mixed = "no" if precision == "fp32" else precision
     os.environ["ACCELERATE_MIXED_PRECISION"] = mixed
     return Accelerator(

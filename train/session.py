@@ -25,7 +25,6 @@ from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.display import TrainingDisplay
 from train.documents import DocumentTokens, check_document_tokens
 from train.kernels import configured
-from train.launcher import launched_ranks
 from train.loop import Outcome, Plan, Training, accumulation_steps
 from train.memory import activation_bytes, state_bytes
 from train.micro_batch import largest_micro_batch, trial
@@ -105,7 +104,7 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     steps = planned_steps(train, samples.samples_per_epoch)
     micro_batch = _micro_batch(settings, model, placement)
     accumulation = accumulation_steps(train.global_batch, micro_batch, placement.ranks)
-    launched_ranks().require_no_contradiction(train, accumulation)
+    placement.launched.require_no_contradiction(train, accumulation)
     plan = Plan(
         run=prepared.folder,
         train=train,

@@ -1,0 +1,39 @@
+"""Several whole runs one after another on the same ranks: `torchrun ... many_runs.py LISTS`.
+
+LISTS is a JSON file of lists of `malmoi train`'s words. Importing torch, transformers and DeepSpeed takes far longer
+than one of these runs, so a matrix of backends shares its processes, and their process group, which DeepSpeed remembers.
+"""
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState
+
+from launch.cli import main
+
+
+def undo_globals(environment: dict[str, str]) -> None:
+    """Leave nothing of a run behind but its files and the process group."""
+    gc.collect()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def run_all(lists: Path) -> int:
+    before = dict(os.environ)
+    torch.distributed.destroy_process_group = lambda *groups: None
+    for words in json.loads(lists.read_text()):
+        code = main(["train", *words])
+        undo_globals(before)
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_all(Path(sys.argv[1])))
