@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import GPT2LMHeadModel
 
 from configs.schema import TrainSettings
@@ -60,7 +59,7 @@ class FullyShardedBackend:
         return parameter_tensors(self._model, self._optimizer)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        load_parameters(self._model, self._optimizer, tensors, _own_shard)
+        load_parameters(self._model, self._optimizer, tensors)
 
     def loss_scale(self) -> LossScaleState | None:
         return self._scale
@@ -71,9 +70,3 @@ class FullyShardedBackend:
 
     def close(self) -> None:
         pass
-
-
-def _own_shard(value: Tensor, beside: Tensor) -> Tensor:
-    assert isinstance(beside, DTensor)
-    # Every rank has read the whole tensor, so none needs to send it.
-    return distribute_tensor(value.to(beside.device), beside.device_mesh, beside.placements, src_data_rank=None)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from train.hardware import has_fast_bf16
+from train.sharding import placed_like, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al., "Muon", 2024), whose slope at zero is the steepest."""
@@ -57,4 +58,6 @@ class Muon(torch.optim.Optimizer):
                 dtype = torch.bfloat16 if has_fast_bf16(parameter.device) else torch.float32
                 scale = 0.2 * max(parameter.shape) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(orthogonalized(update, dtype), alpha=-group["lr"] * scale)
+                # A matrix that is cut over ranks is put together first: its rows are no matrix of their own.
+                orthogonal = placed_like(orthogonalized(whole(update), dtype), parameter)
+                parameter.add_(orthogonal, alpha=-group["lr"] * scale)

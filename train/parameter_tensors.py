@@ -1,24 +1,19 @@
 """Weights and moments under the names that checkpoints use, and the update that most backends share."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from train.backend import Update
 from train.loss_scale import LossScaleState
+from train.sharding import placed_like, whole
 
 WEIGHT = "model"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 SMALLEST_NORM = 1e-6
 """Added to the norm by which a gradient is divided, as `torch.nn.utils.clip_grad_norm_` does."""
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor that a rank holds, or, if it is sharded, the one that all ranks hold together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def parameter_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
@@ -30,24 +25,15 @@ def parameter_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
             yield f"{moment}.{name}", whole(value)
 
 
-def load_parameters(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    tensors: Mapping[str, Tensor],
-    placed: Callable[[Tensor, Tensor], Tensor],
-) -> None:
-    """Put back what `parameter_tensors` gave.
-
-    Args:
-        placed: a whole tensor of a parameter's shape, and the parameter, to the tensor that lies beside it.
-    """
+def load_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `parameter_tensors` gave; a rank keeps its own part of what is sharded."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(placed(tensors[f"{WEIGHT}.{name}"], parameter))
+            parameter.copy_(placed_like(tensors[f"{WEIGHT}.{name}"], parameter))
     for name, parameter in model.named_parameters():
         # AdamW's fused kernel wants its step counter beside the parameter.
         optimizer.state[parameter] = {
-            moment: value.to(parameter.device, copy=True) if moment == "step" else placed(value, parameter)
+            moment: value.to(parameter.device, copy=True) if moment == "step" else placed_like(value, parameter).clone()
             for moment in MOMENTS
             if (value := tensors.get(f"{moment}.{name}")) is not None
         }

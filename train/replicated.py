@@ -52,7 +52,7 @@ class Replicated:
         return parameter_tensors(self._bare, self._optimizer)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        load_parameters(self._bare, self._optimizer, tensors, lambda value, beside: value.to(beside.device, copy=True))
+        load_parameters(self._bare, self._optimizer, tensors)
 
     def loss_scale(self) -> LossScaleState | None:
         return self._scale

@@ -1,7 +1,8 @@
 """Several whole runs one after another on the same ranks: `torchrun ... many_runs.py LISTS`.
 
 LISTS is a JSON file of lists of `malmoi train`'s words. Importing torch, transformers and DeepSpeed takes far longer
-than one of these runs, so a matrix of backends shares its processes, and their process group, which DeepSpeed remembers.
+than one of these runs, so a matrix of backends shares its processes; also their process group, which DeepSpeed does
+not let go of.
 """
 
 import gc

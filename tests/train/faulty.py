@@ -1,0 +1,70 @@
+"""`python tests/train/faulty.py FAULT RANK STEPS WORDS...`: `malmoi train` with one thing going wrong on one rank.
+
+FAULT, at the micro-batches STEPS (`5` or `5-8`) that the rank computes after its start: `nan` and `spike` spoil the
+loss, `stall` stops for good, `raise` raises, `die` ends the process by SIGKILL in its first life; `oom` finds memory
+for two samples only, in the search for a micro-batch.
+"""
+
+import os
+import signal
+import sys
+import time
+
+import torch
+
+import train.loop
+import train.micro_batch
+from launch.cli import main
+from train.documents import Batch
+from train.objective import batch_nats, next_token_nats
+
+
+def faulty_nats(fault: str, rank: int, first_step: int, last_step: int) -> None:
+    updates = -1
+
+    def nats(model: torch.nn.Module, batch: Batch, *rest: object) -> torch.Tensor:
+        nonlocal updates
+        result = batch_nats(model, batch, *rest)  # type: ignore[arg-type]
+        updates += 1
+        if os.environ.get("RANK", "0") == str(rank) and first_step <= updates + 1 <= last_step:
+            if fault == "nan":
+                return result * float("nan")
+            if fault == "spike":
+                return result * 1000.0
+            if fault == "stall":
+                time.sleep(3600)
+            if fault == "die" and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "raise":
+                raise RuntimeError("a fault on purpose")
+        return result
+
+    train.loop.batch_nats = nats
+
+
+def little_memory() -> None:
+    def nats(logits: torch.Tensor, targets: torch.Tensor, vocab_size: int) -> torch.Tensor:
+        if len(targets) > 2:
+            raise torch.OutOfMemoryError
+        return next_token_nats(logits, targets, vocab_size)
+
+    train.micro_batch.next_token_nats = nats
+
+
+def lift_deepspeeds_device_check() -> None:
+    """DeepSpeed refuses fp16 on a CPU, where it is slow and computes all the same."""
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: True
+
+
+if __name__ == "__main__":
+    if "LIFT_DEEPSPEEDS_DEVICE_CHECK" in os.environ:
+        lift_deepspeeds_device_check()
+    fault, rank, steps, *words = sys.argv[1:]
+    if fault == "oom":
+        little_memory()
+    else:
+        first, _, last = steps.partition("-")
+        faulty_nats(fault, int(rank), int(first), int(last or first))
+    sys.exit(main(["train", *words]))

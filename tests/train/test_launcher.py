@@ -1,0 +1,148 @@
+"""Launches that came up wrong, or say something else than the run, stop with the reason."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.errors import BadInput
+from configs.schema import BackendName, TrainSettings
+from tests.launching import environment
+from train.launcher import LaunchedRanks, launched_ranks
+from train.parallel import resolved_backend
+from train.zero_config import zero_config
+
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "backend"),
+    [
+        ({}, None),
+        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}, "zero1"),
+        (DEEPSPEED, "zero2"),
+        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "fsdp2"),
+    ],
+)
+def test_the_launchers_configuration_chooses_the_backend(environment: dict[str, str], backend: str | None) -> None:
+    assert launched_ranks(environment).backend == backend
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "ZeRO stage 0: Malmoi runs stages 1, 2 and 3"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP version 1: set `fsdp_version: 2`"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM: Malmoi runs"),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, r"4 tasks were started \(SLURM_STEP_NUM_TASKS\) without RANK"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "2 tasks were started"),
+    ],
+)
+def test_a_launch_that_malmoi_does_not_do_is_refused(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        launched_ranks(environment)
+
+
+def test_tasks_with_ranks_are_ranks() -> None:
+    assert launched_ranks({"SLURM_STEP_NUM_TASKS": "4", "RANK": "1", "WORLD_SIZE": "4"}).world_size == 4
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "accumulation steps are 4 .* and 2 by train.global_batch"),
+        ({"ACCELERATE_GRADIENT_CLIPPING": "0.5"}, "norms to clip at are 0.5 .* and 1.0 by train.clip_norm"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, "precisions are fp16 .* and bf16 by train.precision"),
+    ],
+)
+def test_two_numbers_for_one_thing_stop_the_run(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        launched_ranks(environment).require_no_contradiction(TrainSettings(precision="bf16"), 2)
+
+
+def test_numbers_that_agree_are_no_contradiction() -> None:
+    same = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "2", "ACCELERATE_GRADIENT_CLIPPING": "1.0"}
+    launched_ranks(same).require_no_contradiction(TrainSettings(), 2)
+    defaults = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1", "ACCELERATE_GRADIENT_CLIPPING": "none"}
+    launched_ranks({**defaults, "ACCELERATE_MIXED_PRECISION": "no"}).require_no_contradiction(TrainSettings(), 2)
+
+
+def test_a_deepspeed_file_says_stage_offload_and_its_contradictions(tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}}
+    file.write_text(json.dumps({"zero_optimization": zero, "gradient_accumulation_steps": 8, "gradient_clipping": 1.0}))
+    launched = launched_ranks({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
+    assert launched == LaunchedRanks(1, "zero3", None, 8, None, True)
+    with pytest.raises(BadInput, match="accumulation steps are 8"):
+        launched.require_no_contradiction(TrainSettings(), 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "launched", "chosen"),
+    [
+        ("auto", LaunchedRanks(1, None, None, None, None, False), "single"),
+        ("auto", LaunchedRanks(2, None, None, None, None, False), "ddp"),
+        ("ddp", LaunchedRanks(1, None, None, None, None, False), "single"),
+        ("zero2", LaunchedRanks(1, None, None, None, None, False), "zero2"),
+        ("auto", LaunchedRanks(2, "fsdp2", None, None, None, False), "fsdp2"),
+    ],
+)
+def test_setting_and_launcher_choose_together(asked: BackendName, launched: LaunchedRanks, chosen: str) -> None:
+    assert resolved_backend(asked, launched) == chosen
+
+
+def test_a_setting_against_the_launcher_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"parallel\.backend is zero3, and the launcher's configuration asks for zero2"):
+        resolved_backend("zero3", LaunchedRanks(2, "zero2", None, None, None, False))
+    with pytest.raises(BadInput, match="single with 2 ranks would train as many models; use ddp"):
+        resolved_backend("single", LaunchedRanks(2, None, None, None, None, False))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": "muon"}, "muon needs whole matrices, which ZeRO 2 cuts into flat pieces; use adamw"),
+        ({"precision": "fp16"}, "fp16: DeepSpeed has no fp16 on this device"),
+    ],
+)
+def test_what_zero_cannot_do_is_refused(change: dict[str, str], message: str, tmp_path: Path) -> None:
+    script = (
+        "import sys, json; from pathlib import Path; from configs.errors import BadInput\n"
+        "from configs.schema import *; from train.parallel import start_ranks\n"
+        "train = TrainSettings(**json.loads(sys.argv[1]))\n"
+        "try:\n    start_ranks(train, ParallelSettings('zero2'), Path(sys.argv[2]))\n"
+        "except BadInput as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(change), str(tmp_path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert message in done.stdout, done.stderr
+
+
+def test_zero_clips_as_the_run_says_and_at_nothing_else() -> None:
+    assert zero_config(TrainSettings(clip_norm=0.0), 2, False, "fp32")["gradient_clipping"] == 0.0
+    assert zero_config(TrainSettings(clip_norm=0.7), 3, False, "bf16")["gradient_clipping"] == 0.7
+
+
+def test_ranks_that_came_up_apart_stop_with_the_reason(tmp_path: Path) -> None:
+    """Two ranks are announced, and no launcher has given them a place to meet."""
+    script = (
+        "import sys; from pathlib import Path; from configs.schema import *; from train.parallel import start_ranks\n"
+        "start_ranks(TrainSettings(), ParallelSettings(), Path(sys.argv[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**environment(), "WORLD_SIZE": "2", "RANK": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "the launcher started 2 ranks, but they came up as 1 (NO) and would train separate models" in done.stderr

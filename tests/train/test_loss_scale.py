@@ -1,0 +1,82 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import train.loss_scale
+from configs.command_line import settings_as_yaml
+from configs.schema import RunSettings
+from tests.launching import ROOT, as_flags, environment, metrics
+from train.loss_scale import GROWTH_INTERVAL, INITIAL_SCALE, MINIMUM_SCALE, LossScaleState
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.booleans(), max_size=40), st.integers(1, 5))
+def test_the_scale_moves_as_torchs_grad_scaler(overflows: list[bool], interval: int) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=INITIAL_SCALE, growth_interval=interval)
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    state = LossScaleState()
+    before = train.loss_scale.GROWTH_INTERVAL
+    train.loss_scale.GROWTH_INTERVAL = interval
+    try:
+        for overflow in overflows:
+            weight.grad = torch.tensor([float("inf") if overflow else 1.0])
+            scaler.scale(torch.ones(1))
+            scaler.step(optimizer)
+            scaler.update()
+            state = state.after(overflow)
+            assert state.scale == max(MINIMUM_SCALE, scaler.get_scale())
+            if scaler.get_scale() < MINIMUM_SCALE:
+                return
+    finally:
+        train.loss_scale.GROWTH_INTERVAL = before
+    assert GROWTH_INTERVAL == 2000
+
+
+def faulty(fault: str, steps: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "train" / "faulty.py"), fault, "0", steps, *words],
+        env={**environment(), "LIFT_DEEPSPEEDS_DEVICE_CHECK": "1", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def config(tiny_settings: RunSettings, tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    train = replace(tiny_settings.train, precision="fp16", micro_batch=8, evaluate_every=0)
+    file.write_text(settings_as_yaml(replace(tiny_settings, train=train)))
+    return file
+
+
+@pytest.mark.parametrize("backend", ["single", "fsdp2", "zero1", "zero2", "zero3"])
+def test_an_overflow_skips_one_step_halves_the_scale_and_keeps_the_rate(
+    config: Path, tmp_path: Path, backend: str
+) -> None:
+    flags = as_flags(config, run=tmp_path / "run", train__steps=8, parallel__backend=backend)
+    done = faulty("nan", "4", *flags)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in metrics(tmp_path / "run") if "loss" in line]
+    assert [line["skipped_steps"] for line in lines] == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert lines[4]["lr"] == lines[3]["lr"]
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-000008" / "state.json").read_text())
+    assert state["progress"]["loss_scale"] == {"scale": INITIAL_SCALE / 2, "good_updates": 4}
+
+
+def test_at_its_minimum_the_run_stops_with_a_diagnosis(config: Path, tmp_path: Path) -> None:
+    done = faulty("nan", "1-100", *as_flags(config, run=tmp_path / "run", train__steps=30))
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "malmoi train: step 16: fp16's loss scale is at its minimum of 1 and the gradient is still not finite: "
+        "lower train.learning_rate, or use bf16 or fp32"
+    )
