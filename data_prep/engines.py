@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from configs.errors import BadInput
-from configs.schema import DataSettings
+from configs.errors import BadInput, one_line
+from configs.schema import ShardSettings
 from data_prep.heartbeat import start_time
 from data_prep.work import begin_worker
 
@@ -44,7 +44,7 @@ def usable_cores() -> int:
 
 
 @contextmanager
-def open_engine(data: DataSettings, input_bytes: int) -> Iterator[Engine]:
+def open_engine(data: ShardSettings, input_bytes: int) -> Iterator[Engine]:
     """The engine that the settings ask for, for an input of so many bytes as stored.
 
     Raises:
@@ -92,7 +92,7 @@ def _dask_client(address: Any) -> Iterator[Any]:
         client = Client(address, set_as_default=False)
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"data.scheduler {address}: cannot be reached ({error}); start it with `dask scheduler`"
+            f"data.scheduler {address}: cannot be reached ({one_line(error)}); start it with `dask scheduler`"
         ) from error
     try:
         yield client
@@ -110,7 +110,9 @@ def _slurm_cluster(jobs: int) -> Iterator[Any]:
         # Queue, account, cores and memory are the site's: they stand in dask-jobqueue's own configuration.
         cluster = SLURMCluster()
     except (ValueError, TypeError) as error:
-        raise BadInput(f"data.engine slurm: set cores and memory in ~/.config/dask/jobqueue.yaml ({error})") from error
+        raise BadInput(
+            f"data.engine slurm: set cores and memory in ~/.config/dask/jobqueue.yaml ({one_line(error)})"
+        ) from error
     try:
         cluster.scale(jobs=jobs)
         yield cluster

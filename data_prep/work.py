@@ -19,7 +19,7 @@ from data_prep.cleaning import Cleaned, Cleaner
 from data_prep.decode import bytes_of, count_lines, documents_of
 from data_prep.duplicates import DIGEST_BYTES, PERMUTATIONS, signatures_of
 from data_prep.encode import Encoder, load_encoder
-from data_prep.faults import Cause, Fault
+from data_prep.faults import Cause, Fault, count_fault
 from data_prep.heartbeat import start_time
 from data_prep.sources import SourceFile
 
@@ -104,7 +104,7 @@ def encode_chunk(job: Job, chunk: Chunk) -> EncodedChunk:
             if corpus.on_error == "stop":
                 first = found
                 break
-            skipped[found.cause] += 1
+            count_fault(skipped, found)
             continue
         cut += found.is_cut
         text = cleaner.clean(found.text)

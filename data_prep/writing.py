@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import BadInput
-from configs.schema import CorpusSettings, DataSettings
+from configs.schema import CorpusSettings, ShardSettings
 from data_prep.chunks import ByteChunk, Chunk, Position, RowChunk, chunks_of
 from data_prep.cleaning import Cleaned
 from data_prep.commits import Commit, take_over_commit, write_commit
 from data_prep.corpus import fault_place
 from data_prep.duplicates import Duplicates
 from data_prep.engines import Engine, open_engine
+from data_prep.faults import causes_of, check_share
 from data_prep.heartbeat import Heartbeat, Progress
 from data_prep.manifest import Manifest, Split, write_manifest
 from data_prep.once import WORK
@@ -34,7 +35,7 @@ def write_shards(
     files: list[SourceFile],
     manifest: Manifest,
     corpus: CorpusSettings,
-    data: DataSettings,
+    data: ShardSettings,
     tokenizer_folder: Path,
     folder: Path,
     heartbeat: Heartbeat,
@@ -101,7 +102,7 @@ class _Build:
         files: list[SourceFile],
         manifest: Manifest,
         corpus: CorpusSettings,
-        data: DataSettings,
+        data: ShardSettings,
         folder: Path,
         start: Commit,
         heartbeat: Heartbeat,
@@ -249,14 +250,9 @@ def check_skipped(manifest: Manifest, corpus: CorpusSettings) -> None:
         "near_duplicate",
     )
     records = skipped + documents + sum(manifest.cleaned.get(name, 0) for name in left_out)
-    causes = ", ".join(f"{count} {cause}" for cause, count in manifest.skipped.items())
     if corpus.on_error == "stop":
         raise BadInput(
-            f"{skipped} broken records were skipped when these shards were built ({causes}); mend them, or "
-            "set corpus.on_error skip"
+            f"{skipped} broken records were skipped when these shards were built ({causes_of(manifest.skipped)}); mend "
+            "them, or set corpus.on_error skip"
         )
-    if skipped > corpus.largest_skipped_share * records:
-        raise BadInput(
-            f"{skipped} of {records} records are broken ({causes}), more than corpus.largest_skipped_share "
-            f"{corpus.largest_skipped_share}; mend the corpus, or raise it"
-        )
+    check_share(manifest.skipped, records, corpus.largest_skipped_share)
