@@ -200,7 +200,7 @@ def _show_builders(final: Path) -> None:
 def _build(asked: _Asked) -> None:
     final, nonce = asked.final, uuid4().hex
     temporary = final.parent / f".{final.name}.building-{nonce}"
-    _take_over(final, temporary, asked.takes_over)
+    _take_over(asked, temporary)
     (temporary / WORK).mkdir(parents=True, exist_ok=True)
     try:
         with Heartbeat(temporary / WORK) as heartbeat:
@@ -231,13 +231,15 @@ def _leave_word(final: Path, failure: Failure) -> None:
         log.warning("%s: no word left to those who wait (%s)", final, error)
 
 
-def _take_over(final: Path, temporary: Path, takes_over: Callable[[Path], bool]) -> None:
+def _take_over(asked: _Asked, temporary: Path) -> None:
     """Make the leftovers of a dead builder this one's, by a rename that only one can win, and delete others'."""
-    for leftover in _unfinished(final):
-        if not temporary.exists() and takes_over(leftover):
+    for leftover in _unfinished(asked.final):
+        # With the marker it is whole: its builder died on the last step.
+        is_whole = (leftover / asked.marker).is_file()
+        if not temporary.exists() and (is_whole or asked.takes_over(leftover)):
             try:
                 leftover.rename(temporary)
-                log.info("%s: going on from what a stopped build left", final)
+                log.info("%s: going on from what a stopped build left", asked.final)
                 continue
             except OSError:
                 continue

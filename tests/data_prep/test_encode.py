@@ -45,8 +45,10 @@ def gpt2(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_foreign_tokenizer(gpt2: Path) -> None:
+def test_a_foreign_tokenizer(gpt2: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     encoder, size = load_encoder(gpt2)
+    assert f"{gpt2}: encoded by `tokenizers`; the fast path is for tokenizers that Malmoi trained" in caplog.text
     assert isinstance(encoder, PlainEncoder) and size == 300
     tokenizer = Tokenizer.from_file(str(gpt2 / "tokenizer.json"))
     tokenizer.encode_special_tokens = True

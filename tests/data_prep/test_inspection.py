@@ -1,6 +1,7 @@
 """What `inspect` shows is what the shards hold."""
 
 import io
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -36,4 +37,17 @@ def test_inspection(tokenizer_folder: Path, tmp_path: Path) -> None:
         decoded_document(found, 4, tokenizer)
     shown = io.StringIO()
     print_inspection(found, tokenizer, Console(file=shown, width=120))
-    assert f"{sum(expected.values()):,}" in shown.getvalue() and "▁영화" in shown.getvalue()
+    lines = [" ".join(re.sub("[┃│]", " ", line).split()) for line in shown.getvalue().splitlines()]
+    text_bytes = sum(len(text.encode()) for text in TEXTS)
+    tokens = sum(expected.values())
+    ratio = f"{text_bytes / tokens:.3f}"
+    assert f"train 4 {tokens:,} {text_bytes:,} {sum(map(len, TEXTS)):,} {ratio}" in lines
+    assert "held-out 0 0 0 0 -" in lines
+    bins = Counter(1 << (len(document).bit_length() - 1) for document in ids)
+    for low, count in bins.items():
+        assert any(line.startswith(f"{low} to {2 * low - 1} {count}") for line in lines)
+    ordered = sorted(expected.items(), key=lambda entry: (-entry[1], entry[0]))
+    for title, some in (("most", ordered[:10]), ("least", ordered[-10:])):
+        named = "  ".join(f"{tokenizer.id_to_token(token)!r} {count}" for token, count in some)
+        assert f"{title} frequent: {named}" in shown.getvalue()
+    assert f"{found.manifest.vocab_size - len(expected):,} of {found.manifest.vocab_size:,} tokens do not" in lines[-1]
