@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +16,14 @@ from data_prep.tokenizer import BOS, EOS, SPECIAL_TOKENS, TOKENIZER_FILE
 
 BATCH_CHARACTERS = 1_000_000
 
-log = logging.getLogger(__name__)
-
 
 class Encoder(Protocol):
     """Texts into token ids."""
+
+    @property
+    def slow_name(self) -> str:
+        """What to call it in the log, where it is not the fast path; empty where it is."""
+        ...
 
     def encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Ids of all texts, end to end, and how many are each text's.
@@ -37,6 +39,8 @@ class Encoder(Protocol):
 
 class PlainEncoder:
     """Encodes with `tokenizers` itself: right for every tokenizer that it reads."""
+
+    slow_name = "`tokenizers`"
 
     def __init__(self, tokenizer: Any, bos: int | None, eos: int) -> None:
         self._tokenizer, self._eos = tokenizer, eos
@@ -65,6 +69,8 @@ class PlainEncoder:
 
 class SlowEncoder(PlainEncoder):
     """Encodes with a tokenizer that `transformers` implements in Python."""
+
+    slow_name = "a tokenizer in Python"
 
     def __init__(self, tokenizer: Any, bos: int | None, eos: int) -> None:
         super().__init__(tokenizer, bos, eos)
@@ -128,7 +134,6 @@ def _around(tokenizer: Tokenizer, folder: Path, bos: str, eos: str) -> tuple[Enc
         fast = FastEncoder.for_tokenizer(tokenizer)
         if fast is not None:
             return fast, size
-    log.info("%s: encoded by `tokenizers`; the fast path is for tokenizers that Malmoi trained", folder)
     return PlainEncoder(tokenizer, tokenizer.token_to_id(bos), end), size
 
 
@@ -162,7 +167,6 @@ def _from_transformers(folder: Path) -> tuple[Encoder, int]:
     backend = getattr(loaded, "backend_tokenizer", None)
     if isinstance(backend, Tokenizer):
         return _around(backend, folder, bos, eos)
-    log.info("%s: encoded by a tokenizer in Python, which is slow", folder)
     begin = loaded.convert_tokens_to_ids(bos) if bos else None
     return SlowEncoder(loaded, begin, loaded.convert_tokens_to_ids(eos)), 1 + max(loaded.get_vocab().values())
 

@@ -1,8 +1,9 @@
 """Where the encoding runs: processes of this machine, a Dask cluster, or jobs on Slurm. All are Executors."""
 
+import logging
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,16 +14,19 @@ from configs.schema import ShardSettings
 from data_prep.heartbeat import start_time
 from data_prep.work import begin_worker
 
+log = logging.getLogger(__name__)
+
 SMALL_BYTES = 3_000_000
 """Input, as stored, under which starting processes takes longer than the work."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """An executor and how many chunks to give it at once."""
+    """An executor and how many chunks to give it."""
 
     executor: Executor
-    window: int
+    window: Callable[[], int]
+    """Chunks to have in flight, now: a cluster's workers come and go."""
 
 
 class InlineExecutor(Executor):
@@ -63,7 +67,7 @@ def open_engine(data: ShardSettings, input_bytes: int) -> Iterator[Engine]:
         if workers < 1:
             raise BadInput(f"data.workers {workers}: choose 1 or more, or leave it out for one a core")
         if workers == 1 or (data.workers is None and input_bytes < SMALL_BYTES):
-            yield Engine(InlineExecutor(), 1)
+            yield Engine(InlineExecutor(), lambda: 1)
         else:
             yield from _local(workers)
 
@@ -77,7 +81,7 @@ def _local(workers: int) -> Iterator[Engine]:
         workers, context, initializer=begin_worker, initargs=(os.getpid(), start_time(os.getpid()))
     )
     try:
-        yield Engine(executor, workers + 2)
+        yield Engine(executor, lambda: workers + 2)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
@@ -115,6 +119,7 @@ def _slurm_cluster(jobs: int) -> Iterator[Any]:
         ) from error
     try:
         cluster.scale(jobs=jobs)
+        log.info("%d jobs asked of Slurm; encoding begins with the first that starts", jobs)
         yield cluster
     finally:
         cluster.close()
@@ -122,4 +127,4 @@ def _slurm_cluster(jobs: int) -> Iterator[Any]:
 
 def _on_dask(client: Any) -> Engine:
     # Not pure: the same chunk of a file that has changed must be read again.
-    return Engine(client.get_executor(pure=False), max(4, 2 * sum(client.nthreads().values())))
+    return Engine(client.get_executor(pure=False), lambda: max(4, 2 * sum(client.nthreads().values())))

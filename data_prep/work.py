@@ -64,6 +64,8 @@ class EncodedChunk:
     skipped: Counter[Cause]
     cleaned: Counter[Cleaned]
     cut: int
+    slow_encoder: str
+    """What encoded, where it was not the fast path; see `Encoder.slow_name`."""
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -111,7 +113,8 @@ def encode_chunk(job: Job, chunk: Chunk) -> EncodedChunk:
         if text is not None:
             texts.append(text)
             encoded.append(text.encode())
-    ids, lengths = _encoder(job.tokenizer_folder, job.tokenizer).encode(texts)
+    encoder = _encoder(job.tokenizer_folder, job.tokenizer)
+    ids, lengths = encoder.encode(texts)
     exact, near = corpus.cleaning.exact_duplicates, corpus.cleaning.near_duplicates
     digests = b"".join(blake2b(text, digest_size=DIGEST_BYTES).digest() for text in encoded) if exact else b""
     return EncodedChunk(
@@ -127,6 +130,7 @@ def encode_chunk(job: Job, chunk: Chunk) -> EncodedChunk:
         skipped=skipped,
         cleaned=cleaner.counts,
         cut=cut,
+        slow_encoder=encoder.slow_name,
     )
 
 

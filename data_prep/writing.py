@@ -1,5 +1,6 @@
 """The build itself: chunks out to the workers, encoded chunks back in order and onto the disk."""
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from data_prep.split_writer import SplitState, SplitWriter
 from data_prep.work import EncodedChunk, Job, encode_chunk
 
 COMMIT_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
 
 
 def write_shards(
@@ -83,7 +86,7 @@ def _encoded_in_order(chunks: Iterator[Chunk], jobs: list[Job], engine: Engine) 
     try:
         for chunk in chunks:
             flying.append((chunk, engine.executor.submit(encode_chunk, jobs[chunk.file], chunk)))
-            if len(flying) >= engine.window:
+            while len(flying) >= engine.window():
                 done, future = flying.popleft()
                 yield done, future.result()
         while flying:
@@ -121,6 +124,7 @@ class _Build:
         self.total_bytes = int(self._starts[-1])
         self._committed = time.monotonic()
         self._has_checked_space = False
+        self._has_told_encoder = False
 
     @property
     def finished_shards(self) -> int:
@@ -134,6 +138,9 @@ class _Build:
         if encoded.fault is not None:
             name = self._files[chunk.file].name
             raise BadInput(f"{fault_place(name, encoded.fault, self.position.lines)}: {encoded.fault.message}")
+        if encoded.slow_encoder and not self._has_told_encoder:
+            self._has_told_encoder = True
+            log.info("encoded by %s; the fast path is for tokenizers that Malmoi trained", encoded.slow_encoder)
         self._records += len(encoded.lengths) + encoded.skipped.total()
         self._skipped.update(encoded.skipped)
         self._cleaned.update(encoded.cleaned)

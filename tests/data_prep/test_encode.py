@@ -17,7 +17,7 @@ TEXTS = ["영화가 재미있다", "Hello <s> </s>", "", "긴 글 " * 1000, "�
 
 def test_our_own_tokenizer_takes_the_fast_path_and_gives_the_reference_ids(tokenizer_folder: Path) -> None:
     encoder, size = load_encoder(tokenizer_folder)
-    assert isinstance(encoder, FastEncoder)
+    assert isinstance(encoder, FastEncoder) and encoder.slow_name == ""
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     assert size == vocabulary_size(tokenizer_folder) == tokenizer.get_vocab_size()
     tokenizer.encode_special_tokens = True
@@ -45,10 +45,9 @@ def gpt2(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_foreign_tokenizer(gpt2: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+def test_a_foreign_tokenizer(gpt2: Path) -> None:
     encoder, size = load_encoder(gpt2)
-    assert f"{gpt2}: encoded by `tokenizers`; the fast path is for tokenizers that Malmoi trained" in caplog.text
+    assert encoder.slow_name == "`tokenizers`"
     assert isinstance(encoder, PlainEncoder) and size == 300
     tokenizer = Tokenizer.from_file(str(gpt2 / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
@@ -78,7 +77,7 @@ def test_a_tokenizer_that_only_transformers_loads(tmp_path: Path) -> None:
     )
     encoder, size = load_encoder(tmp_path)
     ids, lengths = encoder.encode(["영화가 재미있다", "[SEP]"])
-    assert size == len(words)
+    assert size == len(words) and encoder.slow_name
     assert ids[: lengths[0]].tolist() == [2, 5, 6, 7, 8, 3]
     assert 3 not in ids[lengths[0] + 1 : -1].tolist()
 

@@ -72,6 +72,25 @@ def test_prepare_reads_skips_and_cleans_as_its_options_say(tokenizer: str, tmp_p
     assert manifest.train.counts.documents == 9
 
 
+def test_prepare_says_what_it_found_out_for_itself(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "<unk>": 2, "똠방각하": 3}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    (tmp_path / "tokenizer").mkdir()
+    words.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    (tmp_path / "a.txt").write_bytes("똠방각하\n".encode("cp949"))
+    (tmp_path / "half.json").write_text('[{"text": "글"}, {"text": }, {"text": "글"}]')
+    files = ("--input", str(tmp_path / "a.txt"), str(tmp_path / "half.json"), "--on_error", "skip")
+    where = ("--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path / "out"), "--workers", "2")
+    done = malmoi("prepare", *files, *where, "--encoding", "auto", "--largest_skipped_share", "0.9")
+    assert done.returncode == 0, done.stderr
+    assert f"malmoi prepare: {tmp_path}/a.txt: read as CP949\n" in done.stderr
+    assert "malmoi prepare: encoded by `tokenizers`; the fast path is for tokenizers that Malmoi" in done.stderr
+    assert f"malmoi prepare: {tmp_path}/half.json:2: broken JSON" in done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
 def test_prepare_by_options_and_by_settings_build_the_same_folder(
     corpus_file: Path, tokenizer: str, tmp_path: Path
 ) -> None:
