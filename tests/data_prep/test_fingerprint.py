@@ -78,6 +78,12 @@ def test_auto_decides_a_file_as_a_whole_and_says_so(
     assert [record.encoding for record in records(folder, tmp_path / "out")] == ["utf-8", "utf-8"]
 
 
+def test_auto_takes_what_is_valid_as_both_for_utf_8(folder: Path, tmp_path: Path) -> None:
+    assert len("최고".encode().decode("cp949")) == 3
+    (folder / "b.txt").write_text("최고")
+    assert records(folder, tmp_path / "out", encoding="auto")[1].encoding == "utf-8"
+
+
 def test_auto_takes_no_half_character_for_utf_8(folder: Path, tmp_path: Path) -> None:
     # The first two bytes of a syllable in UTF-8 are a whole one in CP949.
     (folder / "b.txt").write_bytes(b"ascii " + "가".encode()[:2])
