@@ -29,6 +29,8 @@ class VerifyOptions:
 
     path: str = ""
     """A shard folder, a checkpoint or a model."""
+    tokenizer: str | None = None
+    """Folder of the tokenizer that shards must be made with; none: `tokenizer` near the shards, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class InspectOptions:
     tokenizer: str | None = None
     """Folder of the tokenizer that the shards were made with; none: `tokenizer` near the shards."""
     document: int | None = None
-    """Number of a training document to show decoded, from 0."""
+    """Number of a document to show decoded, from 0."""
+    held_out: bool = False
+    """Show a document of the held-out part."""
 
 
 @dataclass(frozen=True)

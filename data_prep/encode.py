@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,6 +81,51 @@ class SlowEncoder(PlainEncoder):
         return ids
 
 
+class Decoder(Protocol):
+    """Token ids into text, for a person to look at."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The text, special tokens shown."""
+        ...
+
+    def token(self, number: int) -> str:
+        """How the vocabulary spells an id."""
+        ...
+
+
+@dataclass(frozen=True)
+class _TokenizersDecoder:
+    tokenizer: Tokenizer
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+    def token(self, number: int) -> str:
+        return str(self.tokenizer.id_to_token(number))
+
+
+@dataclass(frozen=True)
+class _TransformersDecoder:
+    tokenizer: Any
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def token(self, number: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(number))
+
+
+def load_decoder(folder: Path) -> Decoder:
+    """What decodes the ids that `load_encoder` of the same folder gives.
+
+    Raises:
+        BadInput: there is no tokenizer.
+    """
+    if (folder / TOKENIZER_FILE).is_file():
+        return _TokenizersDecoder(_read(folder))
+    return _TransformersDecoder(_auto_tokenizer(folder))
+
+
 def load_encoder(folder: Path) -> tuple[Encoder, int]:
     """The encoder for the tokenizer in `folder`, and the number of ids that its vocabulary needs.
 
@@ -151,16 +197,20 @@ def _named_special(folder: Path, name: str, default: str) -> str:
     return default
 
 
-def _from_transformers(folder: Path) -> tuple[Encoder, int]:
+def _auto_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; train a tokenizer with `malmoi tokenizer --input F --out {folder}`")
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each kind of tokenizer fails in its own way
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"{folder}: no tokenizer that AutoTokenizer loads ({first_line}); train one") from error
+
+
+def _from_transformers(folder: Path) -> tuple[Encoder, int]:
+    loaded = _auto_tokenizer(folder)
     if loaded.eos_token_id is None and loaded.sep_token_id is None:
         raise BadInput(f"{folder}: the tokenizer has no eos_token to end a text; set it in tokenizer_config.json")
     bos, eos = loaded.bos_token or loaded.cls_token or "", loaded.eos_token or loaded.sep_token

@@ -51,7 +51,7 @@ def verify(argv: Sequence[str]) -> int:
     require_options("verify", path=bool(options.path))
     from launch.verify import folder_faults
 
-    checked, faults = folder_faults(Path(options.path))
+    checked, faults = folder_faults(Path(options.path), Path(options.tokenizer) if options.tokenizer else None)
     if not faults:
         print(f"{options.path}: {checked}, whole")
         return EXIT_DONE
@@ -66,12 +66,12 @@ def inspect(argv: Sequence[str]) -> int:
     require_options("inspect", path=bool(options.path))
     from rich.console import Console
 
-    from data_prep.inspection import decoded_document, inspect_shards, print_inspection, tokenizer_near
+    from data_prep.inspection import decoded_document, decoder_of, inspect_shards, print_inspection
 
     inspection = inspect_shards(Path(options.path))
-    words = tokenizer_near(inspection.folder, options.tokenizer)
+    decoder = decoder_of(inspection, options.tokenizer)
     if options.document is not None:
-        print(decoded_document(inspection, options.document, words))
+        print(decoded_document(inspection, options.document, decoder, options.held_out))
     else:
-        print_inspection(inspection, words, Console())
+        print_inspection(inspection, decoder, Console())
     return EXIT_DONE

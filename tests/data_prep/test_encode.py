@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from configs.errors import BadInput
-from data_prep.encode import PlainEncoder, load_encoder, tokenizer_checksum, vocabulary_size
+from data_prep.encode import PlainEncoder, load_decoder, load_encoder, tokenizer_checksum, vocabulary_size
 from data_prep.fast_encode import FastEncoder
 from data_prep.manifest import file_checksum
 
@@ -80,6 +80,24 @@ def test_a_tokenizer_that_only_transformers_loads(tmp_path: Path) -> None:
     assert size == len(words) and encoder.slow_name
     assert ids[: lengths[0]].tolist() == [2, 5, 6, 7, 8, 3]
     assert 3 not in ids[lengths[0] + 1 : -1].tolist()
+
+
+@pytest.mark.parametrize("kind", ["CanineTokenizer", "ByT5Tokenizer"])
+def test_a_tokenizer_in_python(tmp_path: Path, kind: str) -> None:
+    """Characters between two ends, and bytes before one."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    encoder, size = load_encoder(tmp_path)
+    assert encoder.slow_name == "a tokenizer in Python"
+    texts = ["가 </s>", "[SEP]"]
+    ids, lengths = encoder.encode(texts)
+    if kind == "CanineTokenizer":
+        expected = [[0xE000, *map(ord, text), 0xE001] for text in texts]
+    else:
+        expected = [[*(byte + 3 for byte in text.encode()), 1] for text in texts]
+    assert [ids[: lengths[0]].tolist(), ids[lengths[0] :].tolist()] == expected
+    assert size > max(map(max, expected))
+    shown = load_decoder(tmp_path).decode(expected[0])
+    assert "가 </s>" in shown
 
 
 def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:

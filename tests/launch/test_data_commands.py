@@ -118,6 +118,17 @@ def test_the_tokenizer_reads_as_its_options_say(tmp_path: Path) -> None:
     assert "똠" in vocabulary and "@" not in vocabulary
 
 
+def test_verify_finds_shards_of_another_tokenizer(corpus_file: Path, tokenizer: str, tmp_path: Path) -> None:
+    other, out = tmp_path / "tokenizer", tmp_path / "shards"
+    assert malmoi("tokenizer", "--input", str(corpus_file), "--vocab_size", "1900", "--out", str(other)).returncode == 0
+    prepared("--input", str(corpus_file), "--tokenizer", tokenizer, "--out", str(out))
+    assert "whole" in malmoi("verify", str(out), "--tokenizer", tokenizer).stdout
+    for words in (("verify", str(out), "--tokenizer", str(other)), ("verify", str(out)), ("inspect", str(out))):
+        assert f"made with another tokenizer than {other}" in refused(*words)
+    shown = malmoi("inspect", str(out), "--tokenizer", tokenizer, "--document", "0", "--held_out")
+    assert shown.stdout.startswith("<s>"), shown.stderr
+
+
 def test_the_settings_name_of_an_option_leads_to_it() -> None:
     assert "did you mean '--encoding'?" in refused("prepare", "--corpus.encoding", "cp949")
     assert "did you mean '--scheduler'?" in refused("prepare", "--data.scheduler", "x")
