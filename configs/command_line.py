@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from configs.errors import BadInput, nearest_name_hint
+from configs.errors import BadInput, nearest_name_hint, one_line
 
 PRESETS = Path(__file__).parent
 Settings = TypeVar("Settings")
@@ -39,15 +39,20 @@ def config_path(name: str) -> Path:
     raise BadInput(f"{name}: no such file, and no preset of that name{hint} Presets: {', '.join(preset_names())}")
 
 
-def setting_names(kind: type, prefix: str = "") -> list[str]:
-    """Dotted names of all settings of a dataclass, groups included."""
-    names = []
+def setting_types(kind: type, prefix: str = "") -> dict[str, Any]:
+    """The type of each setting of a dataclass by its dotted name, groups included."""
+    types: dict[str, Any] = {}
     hints = get_type_hints(kind)
     for entry in fields(kind):
-        names.append(prefix + entry.name)
-        if is_dataclass(hints[entry.name]):
-            names += setting_names(hints[entry.name], f"{prefix}{entry.name}.")
-    return names
+        hint = types[prefix + entry.name] = hints[entry.name]
+        if isinstance(hint, type) and is_dataclass(hint):
+            types |= setting_types(hint, f"{prefix}{entry.name}.")
+    return types
+
+
+def setting_names(kind: type) -> list[str]:
+    """Dotted names of all settings of a dataclass, groups included."""
+    return list(setting_types(kind))
 
 
 def _checked_yaml(file: Path, known: Sequence[str]) -> None:
@@ -95,8 +100,9 @@ def parse_settings(
     Raises:
         BadInput: a setting is unknown, or a value is not of its type.
     """
-    known = setting_names(kind)
-    switches = [name for name, hint in get_type_hints(kind).items() if hint is bool]
+    types = setting_types(kind)
+    known = list(types)
+    switches = [name for name, hint in types.items() if hint is bool]
     if positional is not None and argv and not argv[0].startswith("-"):
         argv = [f"--{positional}", *argv]
     argv = _expanded(argv, known, lists, switches)
@@ -106,7 +112,7 @@ def parse_settings(
     try:
         parsed: Namespace = parser.parse_args(argv)
     except (argparse.ArgumentError, ValueError, TypeError) as error:
-        raise BadInput(_one_line(error)) from error
+        raise BadInput(f"{one_line(error)}; see --help") from error
     parsed.pop("config", None)
     made = parser.instantiate(parsed)
     return kind(**{name: made[name] for name in known if "." not in name})
@@ -167,11 +173,6 @@ def _expanded(argv: Sequence[str], known: Sequence[str], lists: Sequence[str], s
         else:
             raise BadInput(f"unknown setting '{flag}'{nearest_name_hint(flag, [f'--{n}' for n in known])}")
     return out
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{text}; see --help"
 
 
 def settings_as_yaml(settings: Any) -> str:

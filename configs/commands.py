@@ -2,47 +2,25 @@
 
 from dataclasses import dataclass
 
-from configs.schema import DocumentUnit, SamplingSettings
+from configs.schema import CorpusSettings, SamplingSettings, ShardSettings, TextSettings, VocabularySettings
 
 
 @dataclass(frozen=True)
-class TokenizerOptions:
+class TokenizerOptions(CorpusSettings, VocabularySettings):
     """Train a tokenizer on text."""
 
-    input: tuple[str, ...] = ()
-    """Files, folders or globs of .txt, .jsonl, .ndjson, each also .gz."""
     out: str = ""
     """Folder to write: tokenizer.json, vocab.json, merges.txt."""
-    vocab_size: int = 32000
-    """Number of token ids, special tokens and byte pieces included."""
-    sample_bytes: int = 100_000_000
-    """Most text to train on, in UTF-8 bytes; a larger corpus is sampled by hash."""
-    min_character_count: int = 10
-    """Times a character that is no Hangul syllable must occur to get a token of its own."""
-    text_field: str = "text"
-    """Field of a JSON line that holds the text."""
-    document: DocumentUnit = "line"
-    """What one document is in a .txt file."""
 
 
 @dataclass(frozen=True)
-class PrepareOptions:
+class PrepareOptions(CorpusSettings, ShardSettings):
     """Turn text into token shards. With --config, the settings of a run say what and where instead."""
 
-    input: tuple[str, ...] = ()
-    """Files, folders or globs of .txt, .jsonl, .ndjson, each also .gz."""
     tokenizer: str = ""
     """Folder of a trained tokenizer."""
     out: str = ""
     """Folder that the shard folder is built in; its name is the fingerprint of all that it depends on."""
-    held_out: float = 0.01
-    """Share of documents, by hash of their text, that is never trained on."""
-    shard_tokens: int = 268_435_456
-    """Tokens at which a shard is closed and the next begun."""
-    text_field: str = "text"
-    """Field of a JSON line that holds the text."""
-    document: DocumentUnit = "line"
-    """What one document is in a .txt file."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +29,8 @@ class VerifyOptions:
 
     path: str = ""
     """A shard folder, a checkpoint or a model."""
+    tokenizer: str | None = None
+    """Folder of the tokenizer that shards must be made with; none: `tokenizer` near the shards, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +42,9 @@ class InspectOptions:
     tokenizer: str | None = None
     """Folder of the tokenizer that the shards were made with; none: `tokenizer` near the shards."""
     document: int | None = None
-    """Number of a training document to show decoded, from 0."""
+    """Number of a document to show decoded, from 0."""
+    held_out: bool = False
+    """Show a document of the held-out part."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +60,7 @@ class GenerateOptions(SamplingSettings):
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(TextSettings):
     """Loss, perplexity and bits per byte of a model."""
 
     model: str = ""
@@ -89,10 +71,6 @@ class EvaluateOptions:
     """Windows scored at once."""
     stride: int | None = None
     """Tokens from one window to the next; below the context, tokens have more context. None: the context."""
-    text_field: str = "text"
-    """Field of a JSON line that holds the text."""
-    document: DocumentUnit = "line"
-    """What one document is in a .txt file."""
     json: bool = False
     """Print one JSON object and nothing else."""
 

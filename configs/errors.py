@@ -34,6 +34,11 @@ def require_options(command: str, **given: bool) -> None:
         raise BadInput(f"{' and '.join(missing)} missing; see `malmoi {command} --help`")
 
 
+def one_line(error: Exception) -> str:
+    """What a library says of an error, on one line."""
+    return " ".join(str(error).split())
+
+
 def nearest_name_hint(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known name closest to `name`, or nothing where none is close."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

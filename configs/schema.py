@@ -55,14 +55,9 @@ class SourceSettings:
 
 
 @dataclass(frozen=True)
-class CorpusSettings:
-    """Which text is read, and how it falls into documents."""
+class TextSettings:
+    """How files are read as text, and how that falls into documents."""
 
-    input: tuple[str, ...] = ()
-    """Files, folders, globs or fsspec URLs of .txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .arrow, each also
-    .gz, .zst, .xz or .bz2, and folders that `datasets` saved; `package:PATH` lies in Malmoi itself."""
-    sources: tuple[SourceSettings, ...] = ()
-    """Several sources with weights, in place of `input`."""
     text_field: str = "text"
     """Field or column that holds the text; dots reach into nested objects."""
     document: DocumentUnit = "line"
@@ -78,16 +73,25 @@ class CorpusSettings:
     longest_document: int = 67_108_864
     """Bytes above which one document of a .txt file is cut, at a character, into several; counted in the manifest.
     A JSON or CSV record of more than four times as many bytes is broken input. Memory is bounded by it."""
+
+
+@dataclass(frozen=True)
+class CorpusSettings(TextSettings):
+    """Which text is read, and how it falls into documents."""
+
+    input: tuple[str, ...] = ()
+    """Files, folders, globs or fsspec URLs of .txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .arrow, each also
+    .gz, .zst, .xz or .bz2, and folders that `datasets` saved; `package:PATH` lies in Malmoi itself."""
+    sources: tuple[SourceSettings, ...] = ()
+    """Several sources with weights, in place of `input`."""
     cleaning: CleaningSettings = field(default_factory=CleaningSettings)
     """What is taken out of the text."""
 
 
 @dataclass(frozen=True)
-class TokenizerSettings:
-    """The tokenizer: trained on the corpus, or taken from a folder."""
+class VocabularySettings:
+    """How a tokenizer is trained."""
 
-    path: str | None = None
-    """Folder of a trained tokenizer to use as it is; none: that of init_from, or else one trained on the corpus."""
     vocab_size: int = 32000
     """Number of token ids, special tokens and byte pieces included."""
     sample_bytes: int = 100_000_000
@@ -97,23 +101,38 @@ class TokenizerSettings:
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """The shards: tokens on disk, and the part held out."""
+class TokenizerSettings(VocabularySettings):
+    """The tokenizer: trained on the corpus, or taken from a folder."""
 
-    cache: str | None = None
-    """Folder that shard folders are built in and shared from; none: `shards` in the run folder."""
+    path: str | None = None
+    """Folder of a trained tokenizer to use as it is; none: that of init_from, or else one trained on the corpus."""
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """How text becomes shards: the part held out, their size, and where the work is done."""
+
     held_out: float = 0.01
     """Share of documents, by hash of their text, that is never trained on."""
     shard_tokens: int = 268_435_456
     """Tokens at which a shard is closed and the next begun."""
     workers: int | None = None
-    """Processes that encode; none: one a core. The bytes written do not depend on it."""
+    """Processes that encode, or jobs under engine slurm; none: one a core, or one job. The bytes written do not
+    depend on it."""
     engine: Engine = "local"
     """Where the encoding runs: processes of this machine, a Dask cluster, or jobs of dask-jobqueue on Slurm."""
     scheduler: str | None = None
     """Address of the Dask scheduler, for engine dask."""
     shared_filesystem: SharedFilesystem = "auto"
-    """Whether all nodes see the same cache; auto finds out. If so node 0 builds; if not, one process a node does."""
+    """Whether all nodes see the same folder of shards; auto finds out. If so node 0 builds; if not, each node does."""
+
+
+@dataclass(frozen=True)
+class DataSettings(ShardSettings):
+    """The shards: tokens on disk, and the part held out."""
+
+    cache: str | None = None
+    """Folder that shard folders are built in and shared from; none: `shards` in the run folder."""
     document_mask: bool = False
     """Keep attention inside a document and count positions from its beginning, as if each were read alone."""
 

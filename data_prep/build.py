@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from configs.errors import BadInput
-from configs.schema import CorpusSettings, DataSettings, TokenizerSettings
+from configs.schema import CorpusSettings, ShardSettings, TokenizerSettings, VocabularySettings
+from data_prep.commits import has_commit
 from data_prep.corpus import read_documents
 from data_prep.encode import load_encoder, tokenizer_checksum, vocabulary_size
 from data_prep.fingerprint import SourceRecord, fingerprint, source_records
@@ -39,6 +40,15 @@ def prepare_tokenizer(corpus: CorpusSettings, settings: TokenizerSettings, folde
         path = Path(settings.path)
         load_encoder(path)
         return path
+    return build_tokenizer(corpus, settings, folder, show_progress)
+
+
+def build_tokenizer(corpus: CorpusSettings, settings: VocabularySettings, folder: Path, show_progress: bool) -> Path:
+    """Return `folder`, with a tokenizer trained into it once.
+
+    Raises:
+        BadInput: the corpus is not usable.
+    """
 
     def build(temporary: Path, _: Heartbeat) -> None:
         documents = read_documents(corpus_files(corpus), corpus)
@@ -48,7 +58,7 @@ def prepare_tokenizer(corpus: CorpusSettings, settings: TokenizerSettings, folde
     return build_once(folder, TOKENIZER_FILE, build)
 
 
-def prepare_shards(corpus: CorpusSettings, data: DataSettings, tokenizer_folder: Path, out: Path) -> Path:
+def prepare_shards(corpus: CorpusSettings, data: ShardSettings, tokenizer_folder: Path, out: Path) -> Path:
     """Return the shard folder `out/FINGERPRINT` of the whole corpus, built unless it is there.
 
     Its bytes depend on the files' content, the tokenizer and the settings, and on nothing else.
@@ -66,12 +76,12 @@ def prepare_shards(corpus: CorpusSettings, data: DataSettings, tokenizer_folder:
     def build(temporary: Path, heartbeat: Heartbeat) -> None:
         write_shards(files, manifest, corpus, data, tokenizer_folder, temporary, heartbeat)
 
-    folder = build_once(out / manifest.fingerprint, MANIFEST_FILE, build, takes_over=True, may_build=builds)
+    folder = build_once(out / manifest.fingerprint, MANIFEST_FILE, build, takes_over=has_commit, may_build=builds)
     check_skipped(read_manifest(folder), corpus)
     return folder
 
 
-def _check_settings(corpus: CorpusSettings, data: DataSettings) -> None:
+def _check_settings(corpus: CorpusSettings, data: ShardSettings) -> None:
     if not 0 <= data.held_out < 1:
         raise BadInput(f"data.held_out {data.held_out} is no share of documents: choose 0 or more, and less than 1")
     if not data.shard_tokens >= 1:
@@ -90,7 +100,7 @@ def _check_settings(corpus: CorpusSettings, data: DataSettings) -> None:
 
 
 def _planned_manifest(
-    sources: tuple[SourceRecord, ...], corpus: CorpusSettings, data: DataSettings, tokenizer_folder: Path
+    sources: tuple[SourceRecord, ...], corpus: CorpusSettings, data: ShardSettings, tokenizer_folder: Path
 ) -> Manifest:
     """The manifest as far as it is known before a document is read."""
     checksum = tokenizer_checksum(tokenizer_folder)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from configs.schema import CorpusSettings, DocumentUnit, Encoding
-from data_prep.faults import Fault, damage
+from data_prep.faults import Fault, damage, log_cut_file
 from data_prep.sources import DAMAGE, SourceFile, open_bytes
 from data_prep.tables import RECORD_FACTOR, decodable, table_values
 
@@ -87,6 +87,8 @@ def chunks_of_file(file: SourceFile, encoding: Encoding, settings: CorpusSetting
             yield from _row_chunks(file, encoding, start, settings)
     except OSError as error:
         fault = Fault("compression", 0, f"cannot be read ({error.strerror or error}); fetch the file again")
+        if settings.on_error == "skip":
+            log_cut_file(file, fault)
         yield RowChunk(start.file, 0, 0, (fault,), ends_file=True)
 
 
@@ -198,7 +200,10 @@ def _byte_chunks(file: SourceFile, encoding: Encoding, start: Position, settings
             yield ByteChunk(start.file, offset, offset + length, data, inside, cut)
             window.data, offset, inside = window.data[length:], offset + length, cut
     if window.error is not None:
-        yield RowChunk(start.file, offset, offset, (damage(file, window.error),), ends_file=True)
+        fault = damage(file, window.error)
+        if settings.on_error == "skip":
+            log_cut_file(file, fault)
+        yield RowChunk(start.file, offset, offset, (fault,), ends_file=True)
 
 
 def _character_border(data: bytes, encoding: Encoding) -> int:

@@ -9,6 +9,7 @@ from data_prep.cleaning import Cleaned
 from data_prep.faults import Cause
 from data_prep.files import write_whole
 from data_prep.manifest import FileRecord, SplitCounts
+from data_prep.once import WORK
 from data_prep.split_writer import NOTHING_WRITTEN, SplitState, cut_to_commit, is_as_committed
 
 STATE_FILE = "state.json"
@@ -38,6 +39,11 @@ def nothing_done() -> Commit:
 def write_commit(commit: Commit, work: Path) -> None:
     """Make `commit` the one that a take-over goes on from. What it tells must be on the disk already."""
     write_whole(work / STATE_FILE, json.dumps(asdict(commit)).encode())
+
+
+def has_commit(folder: Path) -> bool:
+    """Whether a build can go on from what lies in a folder under construction."""
+    return (folder / WORK / STATE_FILE).is_file()
 
 
 def _state(record: dict[str, object]) -> SplitState:

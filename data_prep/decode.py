@@ -1,7 +1,7 @@
 """A chunk into documents: strict decoding, line ends, units, JSON. What cannot be read becomes a fault."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.schema import CorpusSettings, Encoding
 from data_prep.chunks import ByteChunk, Chunk
@@ -58,7 +58,7 @@ def documents_of(
 def _of_rows(values: tuple[object, ...]) -> Iterator[Found | Fault]:
     for number, value in enumerate(values, 1):
         if isinstance(value, Fault):
-            yield Fault(value.cause, number if value.line else 0, value.message)
+            yield replace(value, line=number if value.line else 0)
         else:
             assert isinstance(value, str)
             yield Found(value, number)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import logging
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +17,14 @@ from data_prep.tokenizer import BOS, EOS, SPECIAL_TOKENS, TOKENIZER_FILE
 
 BATCH_CHARACTERS = 1_000_000
 
-log = logging.getLogger(__name__)
-
 
 class Encoder(Protocol):
     """Texts into token ids."""
+
+    @property
+    def slow_name(self) -> str:
+        """What to call it in the log, where it is not the fast path; empty where it is."""
+        ...
 
     def encode(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Ids of all texts, end to end, and how many are each text's.
@@ -37,6 +40,8 @@ class Encoder(Protocol):
 
 class PlainEncoder:
     """Encodes with `tokenizers` itself: right for every tokenizer that it reads."""
+
+    slow_name = "`tokenizers`"
 
     def __init__(self, tokenizer: Any, bos: int | None, eos: int) -> None:
         self._tokenizer, self._eos = tokenizer, eos
@@ -66,12 +71,59 @@ class PlainEncoder:
 class SlowEncoder(PlainEncoder):
     """Encodes with a tokenizer that `transformers` implements in Python."""
 
+    slow_name = "a tokenizer in Python"
+
     def __init__(self, tokenizer: Any, bos: int | None, eos: int) -> None:
         super().__init__(tokenizer, bos, eos)
 
     def _ids_of(self, texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
+
+
+class Decoder(Protocol):
+    """Token ids into text, for a person to look at."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The text, special tokens shown."""
+        ...
+
+    def token(self, number: int) -> str:
+        """How the vocabulary spells an id."""
+        ...
+
+
+@dataclass(frozen=True)
+class _TokenizersDecoder:
+    tokenizer: Tokenizer
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+    def token(self, number: int) -> str:
+        return str(self.tokenizer.id_to_token(number))
+
+
+@dataclass(frozen=True)
+class _TransformersDecoder:
+    tokenizer: Any
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def token(self, number: int) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(number))
+
+
+def load_decoder(folder: Path) -> Decoder:
+    """What decodes the ids that `load_encoder` of the same folder gives.
+
+    Raises:
+        BadInput: there is no tokenizer.
+    """
+    if (folder / TOKENIZER_FILE).is_file():
+        return _TokenizersDecoder(_read(folder))
+    return _TransformersDecoder(_auto_tokenizer(folder))
 
 
 def load_encoder(folder: Path) -> tuple[Encoder, int]:
@@ -128,7 +180,6 @@ def _around(tokenizer: Tokenizer, folder: Path, bos: str, eos: str) -> tuple[Enc
         fast = FastEncoder.for_tokenizer(tokenizer)
         if fast is not None:
             return fast, size
-    log.info("%s: encoded by `tokenizers`; the fast path is for tokenizers that Malmoi trained", folder)
     return PlainEncoder(tokenizer, tokenizer.token_to_id(bos), end), size
 
 
@@ -146,23 +197,26 @@ def _named_special(folder: Path, name: str, default: str) -> str:
     return default
 
 
-def _from_transformers(folder: Path) -> tuple[Encoder, int]:
+def _auto_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; train a tokenizer with `malmoi tokenizer --input F --out {folder}`")
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each kind of tokenizer fails in its own way
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"{folder}: no tokenizer that AutoTokenizer loads ({first_line}); train one") from error
+
+
+def _from_transformers(folder: Path) -> tuple[Encoder, int]:
+    loaded = _auto_tokenizer(folder)
     if loaded.eos_token_id is None and loaded.sep_token_id is None:
         raise BadInput(f"{folder}: the tokenizer has no eos_token to end a text; set it in tokenizer_config.json")
     bos, eos = loaded.bos_token or loaded.cls_token or "", loaded.eos_token or loaded.sep_token
     backend = getattr(loaded, "backend_tokenizer", None)
     if isinstance(backend, Tokenizer):
         return _around(backend, folder, bos, eos)
-    log.info("%s: encoded by a tokenizer in Python, which is slow", folder)
     begin = loaded.convert_tokens_to_ids(bos) if bos else None
     return SlowEncoder(loaded, begin, loaded.convert_tokens_to_ids(eos)), 1 + max(loaded.get_vocab().values())
 

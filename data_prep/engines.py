@@ -1,17 +1,20 @@
 """Where the encoding runs: processes of this machine, a Dask cluster, or jobs on Slurm. All are Executors."""
 
+import logging
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from configs.errors import BadInput
-from configs.schema import DataSettings
+from configs.errors import BadInput, one_line
+from configs.schema import ShardSettings
 from data_prep.heartbeat import start_time
 from data_prep.work import begin_worker
+
+log = logging.getLogger(__name__)
 
 SMALL_BYTES = 3_000_000
 """Input, as stored, under which starting processes takes longer than the work."""
@@ -19,10 +22,11 @@ SMALL_BYTES = 3_000_000
 
 @dataclass(frozen=True)
 class Engine:
-    """An executor and how many chunks to give it at once."""
+    """An executor and how many chunks to give it."""
 
     executor: Executor
-    window: int
+    window: Callable[[], int]
+    """Chunks to have in flight, now: a cluster's workers come and go."""
 
 
 class InlineExecutor(Executor):
@@ -44,7 +48,7 @@ def usable_cores() -> int:
 
 
 @contextmanager
-def open_engine(data: DataSettings, input_bytes: int) -> Iterator[Engine]:
+def open_engine(data: ShardSettings, input_bytes: int) -> Iterator[Engine]:
     """The engine that the settings ask for, for an input of so many bytes as stored.
 
     Raises:
@@ -63,7 +67,7 @@ def open_engine(data: DataSettings, input_bytes: int) -> Iterator[Engine]:
         if workers < 1:
             raise BadInput(f"data.workers {workers}: choose 1 or more, or leave it out for one a core")
         if workers == 1 or (data.workers is None and input_bytes < SMALL_BYTES):
-            yield Engine(InlineExecutor(), 1)
+            yield Engine(InlineExecutor(), lambda: 1)
         else:
             yield from _local(workers)
 
@@ -77,7 +81,7 @@ def _local(workers: int) -> Iterator[Engine]:
         workers, context, initializer=begin_worker, initargs=(os.getpid(), start_time(os.getpid()))
     )
     try:
-        yield Engine(executor, workers + 2)
+        yield Engine(executor, lambda: workers + 2)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
@@ -92,7 +96,7 @@ def _dask_client(address: Any) -> Iterator[Any]:
         client = Client(address, set_as_default=False)
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"data.scheduler {address}: cannot be reached ({error}); start it with `dask scheduler`"
+            f"data.scheduler {address}: cannot be reached ({one_line(error)}); start it with `dask scheduler`"
         ) from error
     try:
         yield client
@@ -110,9 +114,12 @@ def _slurm_cluster(jobs: int) -> Iterator[Any]:
         # Queue, account, cores and memory are the site's: they stand in dask-jobqueue's own configuration.
         cluster = SLURMCluster()
     except (ValueError, TypeError) as error:
-        raise BadInput(f"data.engine slurm: set cores and memory in ~/.config/dask/jobqueue.yaml ({error})") from error
+        raise BadInput(
+            f"data.engine slurm: set cores and memory in ~/.config/dask/jobqueue.yaml ({one_line(error)})"
+        ) from error
     try:
         cluster.scale(jobs=jobs)
+        log.info("%d jobs asked of Slurm; encoding begins with the first that starts", jobs)
         yield cluster
     finally:
         cluster.close()
@@ -120,4 +127,4 @@ def _slurm_cluster(jobs: int) -> Iterator[Any]:
 
 def _on_dask(client: Any) -> Engine:
     # Not pure: the same chunk of a file that has changed must be read again.
-    return Engine(client.get_executor(pure=False), max(4, 2 * sum(client.nthreads().values())))
+    return Engine(client.get_executor(pure=False), lambda: max(4, 2 * sum(client.nthreads().values())))

@@ -133,6 +133,11 @@ class FastEncoder:
     heap_above: int
     idle_memos: list[NDArray[np.uint64]] = field(default_factory=list)
 
+    @property
+    def slow_name(self) -> str:
+        """See `Encoder.slow_name`."""
+        return ""
+
     @classmethod
     def for_tokenizer(
         cls, tokenizer: Tokenizer, memo_words: int = MEMO_WORDS, heap_above: int = kernel.HEAP_ABOVE

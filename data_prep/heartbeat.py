@@ -47,6 +47,8 @@ class Beat:
     """When the process started, so that a number used again is told apart."""
     count: int
     progress: Progress
+    has_failed: bool = False
+    """Whether the builder gave up. Its process may live on, and even ask again."""
 
 
 def _this_host() -> str:
@@ -89,6 +91,12 @@ class Heartbeat:
     ) -> None:
         self._stopped.set()
         self._thread.join()
+        if kind is not None:
+            self._beat = replace(self._beat, has_failed=True)
+            try:
+                self._write()
+            except OSError:  # a full disk, or a folder taken over; without a beat it is taken for dead as well
+                self._file.unlink(missing_ok=True)
 
     def _run(self) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
@@ -118,8 +126,10 @@ class Watch:
         self._seen: dict[Path, tuple[int, float]] = {}
 
     def is_dead(self, folder: Path) -> bool:
-        """Whether the builder of `folder` is known to be dead: at once on this host, elsewhere after a silence."""
+        """Whether a builder is known to be dead: at once if it failed or ran here, elsewhere after a silence."""
         beat = read_beat(folder)
+        if beat is not None and beat.has_failed:
+            return True
         if beat is not None and beat.host == _this_host():
             return start_time(beat.pid) != beat.started
         count = beat.count if beat is not None else -1

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
 
 from configs.errors import BadInput
-from data_prep.manifest import Manifest, read_manifest, shard_folder
+from data_prep.encode import Decoder, load_decoder, tokenizer_checksum
+from data_prep.manifest import Manifest, Split, read_manifest, shard_folder
 from data_prep.shards import Shard, open_shard
-from data_prep.tokenizer import TOKENIZER_FILE, load_tokenizer
 
 SHOWN_TOKENS = 10
 COUNTED_TOKENS = 20_000_000
@@ -40,7 +39,7 @@ def inspect_shards(path: Path) -> Inspection:
     """
     folder = shard_folder(path)
     manifest = read_manifest(folder)
-    shards = training_shards(folder, manifest)
+    shards = open_shards(folder, manifest.train)
     lengths = np.concatenate([shard.lengths for shard in shards]) if shards else np.zeros(0, np.int32)
     top = max(1, int(lengths.max(initial=1)))
     edges = [2**power for power in range(top.bit_length() + 1)]
@@ -53,41 +52,50 @@ def inspect_shards(path: Path) -> Inspection:
     return Inspection(folder, manifest, tuple(edges), tuple(int(n) for n in histogram), counts)
 
 
-def training_shards(folder: Path, manifest: Manifest) -> list[Shard]:
-    """The training shards, open, in order."""
-    return [open_shard(folder / stem) for stem in manifest.train.stems]
+def open_shards(folder: Path, split: Split) -> list[Shard]:
+    """The shards of a split, open, in order."""
+    return [open_shard(folder / stem) for stem in split.stems]
 
 
-def tokenizer_near(folder: Path, named: str | None) -> Tokenizer:
-    """The tokenizer `named`, or the one that lies as `tokenizer` beside the shards or in the run folder above.
+def tokenizer_near(folder: Path) -> Path | None:
+    """The folder `tokenizer` beside the shards or in the run folder above, where there is one."""
+    places = [parent / "tokenizer" for parent in list(folder.resolve().parents)[:2]]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def decoder_of(inspection: Inspection, named: str | None) -> Decoder:
+    """What decodes the shards: the tokenizer `named`, or the one near them.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is none, or it is not the one that the shards were made with.
     """
-    places = [Path(named)] if named else [parent / "tokenizer" for parent in list(folder.resolve().parents)[:2]]
-    for place in places:
-        if (place / TOKENIZER_FILE).is_file():
-            return load_tokenizer(place)
-    raise BadInput(f"{folder}: no tokenizer in {' or '.join(map(str, places))}; name it with --tokenizer DIR")
+    place = Path(named) if named else tokenizer_near(inspection.folder)
+    if place is None:
+        raise BadInput(f"{inspection.folder}: no folder `tokenizer` beside or above it; name one with --tokenizer DIR")
+    if tokenizer_checksum(place) != inspection.manifest.tokenizer:
+        raise BadInput(f"{inspection.folder}: made with another tokenizer than {place}; name it with --tokenizer DIR")
+    return load_decoder(place)
 
 
-def decoded_document(inspection: Inspection, number: int, tokenizer: Tokenizer) -> str:
-    """Training document `number` as text, `<s>` and `</s>` shown.
+def decoded_document(inspection: Inspection, number: int, decoder: Decoder, held_out: bool = False) -> str:
+    """Document `number` of the training part, or of the held-out one, as text, `<s>` and `</s>` shown.
 
     Raises:
         BadInput: there is no such document.
     """
+    manifest = inspection.manifest
+    name, split = ("held-out", manifest.held_out) if held_out else ("training", manifest.train)
     left = number
-    for shard in training_shards(inspection.folder, inspection.manifest):
+    for shard in open_shards(inspection.folder, split):
         if 0 <= left < len(shard.lengths):
-            text: str = tokenizer.decode(shard.document(left).tolist(), skip_special_tokens=False)
-            return text
+            return decoder.decode(shard.document(left).tolist())
         left -= len(shard.lengths)
-    count = inspection.manifest.train.counts.documents
-    raise BadInput(f"--document {number}: the training part has documents 0 to {count - 1}")
+    count = split.counts.documents
+    has = f"has documents 0 to {count - 1}" if count else "has no document"
+    raise BadInput(f"--document {number}: the {name} part {has}")
 
 
-def print_inspection(inspection: Inspection, tokenizer: Tokenizer, console: Console) -> None:
+def print_inspection(inspection: Inspection, decoder: Decoder, console: Console) -> None:
     """Show counts, ratios, document lengths, and the commonest and rarest tokens."""
     console.print(str(inspection.folder), style="bold", markup=False, soft_wrap=True)
     table = Table("split", "documents", "tokens", "bytes", "characters", "bytes a token")
@@ -108,7 +116,7 @@ def print_inspection(inspection: Inspection, tokenizer: Tokenizer, console: Cons
     ordered = np.argsort(-inspection.token_counts, kind="stable")
     seen = ordered[: int((inspection.token_counts > 0).sum())]
     for title, ids in (("most frequent", seen[:SHOWN_TOKENS]), ("least frequent", seen[-SHOWN_TOKENS:])):
-        shown = "  ".join(f"{tokenizer.id_to_token(int(i))!r} {int(inspection.token_counts[i]):,}" for i in ids)
+        shown = "  ".join(f"{decoder.token(int(i))!r} {int(inspection.token_counts[i]):,}" for i in ids)
         console.print(f"{title}: {shown}", markup=False, highlight=False)
     never = inspection.manifest.vocab_size - len(seen)
     console.print(f"{never:,} of {inspection.manifest.vocab_size:,} tokens do not occur", highlight=False)

@@ -13,7 +13,9 @@ from data_prep.fingerprint import SourceRecord
 
 MANIFEST_FILE = "manifest.json"
 Setting = str | int | float | bool
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+CHECKSUM = "checksum"
+"""Key of `manifest.json` that holds the BLAKE2b of everything else in it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,13 @@ def file_record(file: Path, name: str | None = None) -> FileRecord:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `manifest.json`, whole and seen onto the disk."""
-    write_whole(folder / MANIFEST_FILE, (json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n").encode())
+    record = asdict(manifest)
+    record[CHECKSUM] = _checksum_of(record)
+    write_whole(folder / MANIFEST_FILE, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _checksum_of(record: dict[str, object]) -> str:
+    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _as_split(record: dict[str, object]) -> Split:
@@ -95,17 +103,19 @@ def read_manifest(folder: Path) -> Manifest:
     """Read `folder/manifest.json`.
 
     Raises:
-        BadInput: it is missing, broken, or of another format version.
+        BadInput: it is missing, changed, broken, or of another format version.
     """
     file = folder / MANIFEST_FILE
     if not file.is_file():
         raise BadInput(f"{file}: missing, so this is no finished shard folder; make one with `malmoi prepare`")
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_bytes())
         if record["format_version"] != FORMAT_VERSION:
             raise BadInput(
                 f"{file}: format version {record['format_version']}, this Malmoi reads {FORMAT_VERSION}; prepare again"
             )
+        if record.pop(CHECKSUM) != _checksum_of(record):
+            raise BadInput(f"{file}: its content changed since it was written; delete the folder and prepare again")
         record["train"], record["held_out"] = _as_split(record["train"]), _as_split(record["held_out"])
         record["sources"] = tuple(SourceRecord(**source) for source in record["sources"])
         record["files"] = tuple(FileRecord(**written) for written in record["files"])

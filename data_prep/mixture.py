@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import BadInput
-from configs.schema import CorpusSettings, DataSettings
+from configs.schema import CorpusSettings, ShardSettings
 from data_prep.build import prepare_shards
 
 SLOTS = 65_536
@@ -31,7 +31,7 @@ class SourceShards:
 
 
 def prepare_sources(
-    corpus: CorpusSettings, data: DataSettings, tokenizer_folder: Path, out: Path
+    corpus: CorpusSettings, data: ShardSettings, tokenizer_folder: Path, out: Path
 ) -> tuple[SourceShards, ...]:
     """The shards of each source, built unless they are there; a corpus without sources is one, called `corpus`.
 

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ PROBE_SECONDS = 10.0
 PROMISED_SECONDS = 60.0
 """The same where the user said that the disk is shared; network file systems show new files late."""
 POLL_SECONDS = 0.1
+OLD_SECONDS = 86_400.0
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ def may_build(out: Path, setting: SharedFilesystem, node: Node) -> bool:
     if node.number == 0:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(sign, b"", durable=False)
+        _delete_old_signs(sign)
         return True
     is_shared = _appears(sign, PROMISED_SECONDS if setting == "true" else PROBE_SECONDS)
     if setting == "true" and not is_shared:
@@ -72,6 +75,15 @@ def may_build(out: Path, setting: SharedFilesystem, node: Node) -> bool:
         )
     log.info("%s: %s", out, "shared with node 0" if is_shared else "this node's own; it builds its own shards")
     return setting != "true"
+
+
+def _delete_old_signs(sign: Path) -> None:
+    """Delete what earlier starts left beside `sign`, by the file system's own clock."""
+    now = sign.stat().st_mtime
+    for old in sign.parent.glob(".seen-by-all-*"):
+        with suppress(OSError):
+            if now - old.stat().st_mtime > OLD_SECONDS:
+                old.unlink()
 
 
 def _appears(file: Path, seconds: float) -> bool:

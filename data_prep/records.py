@@ -2,9 +2,14 @@
 
 import io
 import json
+import re
 from typing import Any
 
+from configs.schema import Encoding
 from data_prep.faults import BrokenRecord
+
+UNDECODABLE = re.compile("[\udc80-\udcff]")
+"""What `surrogateescape` makes of bytes that are not of the encoding."""
 
 
 def parse_json(text: str) -> Any:
@@ -58,3 +63,13 @@ def checked_text(value: object, text_field: str) -> str:
             "surrogate", f"half of a surrogate pair at character {error.start}; mend the escape or delete the line"
         ) from error
     return value
+
+
+def is_undecodable(text: str) -> bool:
+    """Whether a text that was decoded with `surrogateescape` holds bytes that are not of the encoding."""
+    return not text.isascii() and UNDECODABLE.search(text) is not None
+
+
+def not_decodable(encoding: Encoding, place: str) -> str:
+    """What to say of such a text."""
+    return f"not {encoding.upper()} ({place}); set corpus.encoding, or convert the file"

@@ -2,53 +2,54 @@
 
 import csv
 import io
-import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 from configs.schema import CorpusSettings, Encoding
-from data_prep.faults import BrokenRecord, Fault, damage
-from data_prep.records import text_of
+from data_prep.faults import BrokenRecord, Fault, damage, log_cut_file
+from data_prep.json_text import JsonText
+from data_prep.records import is_undecodable, not_decodable, text_of
 from data_prep.sources import DAMAGE, SourceFile, open_bytes
 
 BATCH_ROWS = 256
-READ_CHARACTERS = 1_000_000
 RECORD_FACTOR = 4
 """Bytes that a JSON or CSV record may take for each that its text may: escapes take up to four times the text."""
-BLANKS = re.compile(r"[ \t\r\n]*")
-DECODER = json.JSONDecoder()
 
 
 def table_values(file: SourceFile, encoding: Encoding, start: int, settings: CorpusSettings) -> Iterator[object]:
-    """The text of each row from `start` on, or a Fault. A fault of the file as a whole, line 0, is the last."""
+    """The text of each row from `start` on, or a Fault. A fault behind which nothing can be read is the last."""
     read = {"csv": _csv_rows, "tsv": _csv_rows, "json": _json_values, "parquet": _parquet_rows, "arrow": _arrow_rows}
     records = read[file.format](file, encoding, settings)
     number = start
     try:
         for number, record in enumerate(islice(records, start, None), start + 1):
             if isinstance(record, Fault):
-                yield Fault(record.cause, number, record.message)
+                yield replace(record, line=number)
                 continue
             try:
                 yield text_of(record, settings.text_field)
             except BrokenRecord as broken:
                 yield broken.at(number)
+        return
     except BrokenRecord as broken:
-        yield broken.at(number + 1)
+        last = broken.at(number + 1)
     except DAMAGE as error:
-        yield damage(file, error)
+        last = damage(file, error)
     except OSError as error:
         if error.errno is not None:
             raise
-        yield damage(file, error)
+        last = damage(file, error)
     except Exception as error:
         if type(error).__module__ != "pyarrow.lib":
             raise
-        yield Fault("format", 0, f"no {file.format} file, or a damaged one ({error}); fetch or write it again")
+        last = Fault("format", 0, f"no {file.format} file, or a damaged one ({error}); fetch or write it again")
+    if settings.on_error == "skip":
+        log_cut_file(file, last)
+    yield last
 
 
 def _limit(settings: CorpusSettings) -> int:
@@ -56,50 +57,74 @@ def _limit(settings: CorpusSettings) -> int:
 
 
 def _csv_rows(file: SourceFile, encoding: Encoding, settings: CorpusSettings) -> Iterator[object]:
-    """Rows as dictionaries by the header. Undecodable bytes become surrogates, which the check of the text finds."""
+    """Rows as dictionaries by the header. After a broken row, reading goes on with the next line.
+
+    Undecodable bytes become surrogates, which the check of the text finds.
+    """
     csv.field_size_limit(_limit(settings))
     with open_bytes(file) as stream:
         rows = csv.reader(
-            _csv_lines(stream, encoding, settings), delimiter="\t" if file.format == "tsv" else ",", strict=True
+            _CsvLines(stream, encoding, _limit(settings)), delimiter="\t" if file.format == "tsv" else ",", strict=True
         )
         header: list[str] | None = None
-        try:
-            for row in rows:
+        while True:
+            lines_before = rows.line_num
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                message = f"broken CSV ({error}, line {rows.line_num}); mend the quotes"
                 if header is None:
-                    header = row
-                    if settings.text_field not in header:
-                        has = ", ".join(map(repr, header))
-                        raise BrokenRecord("field", f"no column '{settings.text_field}' ({has}); set corpus.text_field")
-                elif not row:
-                    continue
-                elif len(row) != len(header):
-                    message = f"{len(row)} fields under a header of {len(header)} (line {rows.line_num}); mend the row"
-                    yield Fault("csv", 0, message)
+                    raise BrokenRecord("csv", message) from error
+                # A quote that is not closed takes all lines to where it ends; each may have been a row.
+                yield Fault("csv", 0, message, unreachable=rows.line_num - lines_before - 1)
+                continue
+            except BrokenRecord as broken:
+                if header is None:
+                    raise
+                yield broken.at(0)
+                continue
+            if header is None:
+                header = row
+                if settings.text_field not in header:
+                    has = ", ".join(map(repr, header))
+                    raise BrokenRecord("field", f"no column '{settings.text_field}' ({has}); set corpus.text_field")
+            elif not row:
+                continue
+            elif len(row) != len(header):
+                message = f"{len(row)} fields under a header of {len(header)} (line {rows.line_num}); mend the row"
+                yield Fault("csv", 0, message)
+            else:
+                record = dict(zip(header, row, strict=True))
+                if is_undecodable(record[settings.text_field]):
+                    yield Fault("encoding", 0, not_decodable(encoding, f"line {rows.line_num}"))
                 else:
-                    record = dict(zip(header, row, strict=True))
-                    if _is_undecodable(record[settings.text_field]):
-                        yield Fault(
-                            "encoding",
-                            0,
-                            f"not {encoding.upper()} (line {rows.line_num}); set corpus.encoding, or convert the file",
-                        )
-                    else:
-                        yield record
-        except csv.Error as error:
-            raise BrokenRecord("csv", f"broken CSV ({error}, line {rows.line_num}); mend the quotes") from error
+                    yield record
 
 
-def _csv_lines(stream: BinaryIO, encoding: Encoding, settings: CorpusSettings) -> Iterator[str]:
-    limit, codec = _limit(settings), decodable(encoding)
-    for number, line in enumerate(iter(lambda: stream.readline(limit + 1), b"")):
-        if len(line) > limit:
-            raise BrokenRecord("too_long", f"a line of more than {limit} bytes; raise corpus.longest_document")
-        text = line.decode(codec, errors="surrogateescape")
-        yield text.removeprefix("\ufeff") if number == 0 else text
+class _CsvLines:
+    """The lines of a CSV file. One that is too long is an error, behind which the next line follows."""
 
+    def __init__(self, stream: BinaryIO, encoding: Encoding, limit: int) -> None:
+        # Line ends stay as they are: the reader wants to see those inside of quotes.
+        self._stream = io.TextIOWrapper(stream, decodable(encoding), errors="surrogateescape", newline="")
+        self._limit, self._is_first = limit, True
 
-def _is_undecodable(text: str) -> bool:
-    return any("\udc80" <= character <= "\udcff" for character in text) if not text.isascii() else False
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(self._limit + 1)
+        if not line:
+            raise StopIteration
+        if len(line) > self._limit:
+            while line and not line.endswith(("\n", "\r")):
+                line = self._stream.readline(self._limit + 1)
+            message = f"a line of more than {self._limit} characters; raise corpus.longest_document"
+            raise BrokenRecord("too_long", message)
+        is_first, self._is_first = self._is_first, False
+        return line.removeprefix("\ufeff") if is_first else line
 
 
 def decodable(encoding: Encoding) -> str:
@@ -108,14 +133,20 @@ def decodable(encoding: Encoding) -> str:
 
 
 def _json_values(file: SourceFile, encoding: Encoding, settings: CorpusSettings) -> Iterator[object]:
-    """The elements of a JSON array, or, without one, JSON values one after another. Holds about one at a time."""
+    """The elements of a JSON array, or, without one, JSON values one after another. Holds about one at a time.
+
+    Behind broken JSON nobody can tell whether `{` begins an element or lies within one, so reading ends there.
+    """
     with open_bytes(file) as raw:
-        text = _JsonText(io.TextIOWrapper(raw, decodable(encoding), newline=""))
+        text = JsonText(io.TextIOWrapper(raw, decodable(encoding), errors="surrogateescape", newline=""), encoding)
+        count = 0
         try:
             in_array = text.take("[")
             closed = in_array and text.take("]")
             while not closed and not text.at_end():
-                yield text.value(_limit(settings))
+                value = text.value(_limit(settings))
+                count += 1
+                yield value
                 if in_array and not text.take(","):
                     closed = text.take("]")
                     if not closed and not text.at_end():
@@ -124,63 +155,10 @@ def _json_values(file: SourceFile, encoding: Encoding, settings: CorpusSettings)
                 raise BrokenRecord("json", "the file ends inside the array; fetch it again")
             if not text.at_end():
                 raise BrokenRecord("json", "text after the end of the array; delete it")
-        except UnicodeDecodeError as error:
-            raise BrokenRecord(
-                "encoding", f"not {encoding.upper()} ({error.reason}); set corpus.encoding, or convert the file"
-            ) from error
-
-
-class _JsonText:
-    """A JSON text that is read as far as it is needed."""
-
-    def __init__(self, stream: io.TextIOBase) -> None:
-        self._stream = stream
-        beginning = stream.read(READ_CHARACTERS)
-        self._text = beginning.removeprefix("\ufeff")
-        self._at = 0
-        self._ended = not beginning
-
-    def _read_on(self) -> None:
-        """Leave behind what was used, and at least double what is held."""
-        more = self._stream.read(max(READ_CHARACTERS, len(self._text) - self._at))
-        self._text, self._at, self._ended = self._text[self._at :] + more, 0, not more
-
-    def _skip_blanks(self) -> None:
-        while True:
-            self._at = cast(re.Match[str], BLANKS.match(self._text, self._at)).end()
-            if self._at < len(self._text) or self._ended:
-                return
-            self._read_on()
-
-    def at_end(self) -> bool:
-        """Whether nothing but white space follows."""
-        self._skip_blanks()
-        return self._at == len(self._text)
-
-    def take(self, sign: str) -> bool:
-        """Step over `sign` if it comes next."""
-        self._skip_blanks()
-        found = self._text.startswith(sign, self._at)
-        self._at += len(sign) if found else 0
-        return found
-
-    def value(self, limit: int) -> object:
-        """Step over one JSON value of at most about `limit` characters."""
-        self._skip_blanks()
-        while True:
-            try:
-                value, end = DECODER.raw_decode(self._text, self._at)
-                # A number at the end of what is held may go on.
-                if end < len(self._text) or self._ended:
-                    self._at = end
-                    return value
-            except (ValueError, RecursionError) as error:
-                if self._ended or isinstance(error, RecursionError):
-                    raise BrokenRecord("json", f"broken JSON ({error}); mend the file") from error
-                if len(self._text) - self._at > limit:
-                    message = f"broken JSON, or an element of over {limit} characters; raise corpus.longest_document"
-                    raise BrokenRecord("too_long", message) from error
-            self._read_on()
+        except BrokenRecord as broken:
+            if settings.on_error == "skip":
+                broken.unreachable = text.records_behind(count + 1)
+            raise
 
 
 def _seekable(file: SourceFile) -> BinaryIO:

@@ -23,7 +23,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from configs.errors import BadInput
-from configs.schema import TokenizerSettings
+from configs.schema import VocabularySettings
 
 BOS, PAD, EOS, UNK = "<s>", "<pad>", "</s>", "<unk>"
 SPECIAL_TOKENS = (BOS, PAD, EOS, UNK)
@@ -93,7 +93,7 @@ def untrained_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def train_tokenizer(documents: Iterable[str], settings: TokenizerSettings, show_progress: bool = False) -> Tokenizer:
+def train_tokenizer(documents: Iterable[str], settings: VocabularySettings, show_progress: bool = False) -> Tokenizer:
     """Train a tokenizer of exactly `settings.vocab_size` ids, or fewer where the text offers no more merges.
 
     The same documents and settings give the same tokenizer, to the byte of its file.

@@ -40,7 +40,7 @@ def verify_shards(folder: Path, checksums: bool = True, tokenizer: Path | None =
     for name, split in (("train", manifest.train), ("held_out", manifest.held_out)):
         findings += _split_findings(folder, name, split, broken, checksums)
     if tokenizer is not None and tokenizer_checksum(tokenizer) != manifest.tokenizer:
-        message = f"{folder}: made with another tokenizer than {tokenizer}; prepare the shards again"
+        message = f"{folder}: made with another tokenizer than {tokenizer}; prepare again, or name the right one"
         findings.append(Finding("tokenizer", folder / MANIFEST_FILE, message))
     return tuple(findings)
 

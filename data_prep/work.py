@@ -19,7 +19,7 @@ from data_prep.cleaning import Cleaned, Cleaner
 from data_prep.decode import bytes_of, count_lines, documents_of
 from data_prep.duplicates import DIGEST_BYTES, PERMUTATIONS, signatures_of
 from data_prep.encode import Encoder, load_encoder
-from data_prep.faults import Cause, Fault
+from data_prep.faults import Cause, Fault, count_fault
 from data_prep.heartbeat import start_time
 from data_prep.sources import SourceFile
 
@@ -64,6 +64,8 @@ class EncodedChunk:
     skipped: Counter[Cause]
     cleaned: Counter[Cleaned]
     cut: int
+    slow_encoder: str
+    """What encoded, where it was not the fast path; see `Encoder.slow_name`."""
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -104,14 +106,15 @@ def encode_chunk(job: Job, chunk: Chunk) -> EncodedChunk:
             if corpus.on_error == "stop":
                 first = found
                 break
-            skipped[found.cause] += 1
+            count_fault(skipped, found)
             continue
         cut += found.is_cut
         text = cleaner.clean(found.text)
         if text is not None:
             texts.append(text)
             encoded.append(text.encode())
-    ids, lengths = _encoder(job.tokenizer_folder, job.tokenizer).encode(texts)
+    encoder = _encoder(job.tokenizer_folder, job.tokenizer)
+    ids, lengths = encoder.encode(texts)
     exact, near = corpus.cleaning.exact_duplicates, corpus.cleaning.near_duplicates
     digests = b"".join(blake2b(text, digest_size=DIGEST_BYTES).digest() for text in encoded) if exact else b""
     return EncodedChunk(
@@ -127,6 +130,7 @@ def encode_chunk(job: Job, chunk: Chunk) -> EncodedChunk:
         skipped=skipped,
         cleaned=cleaner.counts,
         cut=cut,
+        slow_encoder=encoder.slow_name,
     )
 
 

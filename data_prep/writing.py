@@ -1,5 +1,6 @@
 """The build itself: chunks out to the workers, encoded chunks back in order and onto the disk."""
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -11,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import BadInput
-from configs.schema import CorpusSettings, DataSettings
+from configs.schema import CorpusSettings, ShardSettings
 from data_prep.chunks import ByteChunk, Chunk, Position, RowChunk, chunks_of
 from data_prep.cleaning import Cleaned
 from data_prep.commits import Commit, take_over_commit, write_commit
 from data_prep.corpus import fault_place
 from data_prep.duplicates import Duplicates
 from data_prep.engines import Engine, open_engine
+from data_prep.faults import causes_of, check_share
 from data_prep.heartbeat import Heartbeat, Progress
 from data_prep.manifest import Manifest, Split, write_manifest
 from data_prep.once import WORK
@@ -29,12 +31,14 @@ from data_prep.work import EncodedChunk, Job, encode_chunk
 
 COMMIT_SECONDS = 5.0
 
+log = logging.getLogger(__name__)
+
 
 def write_shards(
     files: list[SourceFile],
     manifest: Manifest,
     corpus: CorpusSettings,
-    data: DataSettings,
+    data: ShardSettings,
     tokenizer_folder: Path,
     folder: Path,
     heartbeat: Heartbeat,
@@ -82,7 +86,7 @@ def _encoded_in_order(chunks: Iterator[Chunk], jobs: list[Job], engine: Engine) 
     try:
         for chunk in chunks:
             flying.append((chunk, engine.executor.submit(encode_chunk, jobs[chunk.file], chunk)))
-            if len(flying) >= engine.window:
+            while len(flying) >= engine.window():
                 done, future = flying.popleft()
                 yield done, future.result()
         while flying:
@@ -101,7 +105,7 @@ class _Build:
         files: list[SourceFile],
         manifest: Manifest,
         corpus: CorpusSettings,
-        data: DataSettings,
+        data: ShardSettings,
         folder: Path,
         start: Commit,
         heartbeat: Heartbeat,
@@ -120,6 +124,7 @@ class _Build:
         self.total_bytes = int(self._starts[-1])
         self._committed = time.monotonic()
         self._has_checked_space = False
+        self._has_told_encoder = False
 
     @property
     def finished_shards(self) -> int:
@@ -133,6 +138,9 @@ class _Build:
         if encoded.fault is not None:
             name = self._files[chunk.file].name
             raise BadInput(f"{fault_place(name, encoded.fault, self.position.lines)}: {encoded.fault.message}")
+        if encoded.slow_encoder and not self._has_told_encoder:
+            self._has_told_encoder = True
+            log.info("encoded by %s; the fast path is for tokenizers that Malmoi trained", encoded.slow_encoder)
         self._records += len(encoded.lengths) + encoded.skipped.total()
         self._skipped.update(encoded.skipped)
         self._cleaned.update(encoded.cleaned)
@@ -249,14 +257,9 @@ def check_skipped(manifest: Manifest, corpus: CorpusSettings) -> None:
         "near_duplicate",
     )
     records = skipped + documents + sum(manifest.cleaned.get(name, 0) for name in left_out)
-    causes = ", ".join(f"{count} {cause}" for cause, count in manifest.skipped.items())
     if corpus.on_error == "stop":
         raise BadInput(
-            f"{skipped} broken records were skipped when these shards were built ({causes}); mend them, or "
-            "set corpus.on_error skip"
+            f"{skipped} broken records were skipped when these shards were built ({causes_of(manifest.skipped)}); mend "
+            "them, or set corpus.on_error skip"
         )
-    if skipped > corpus.largest_skipped_share * records:
-        raise BadInput(
-            f"{skipped} of {records} records are broken ({causes}), more than corpus.largest_skipped_share "
-            f"{corpus.largest_skipped_share}; mend the corpus, or raise it"
-        )
+    check_share(manifest.skipped, records, corpus.largest_skipped_share)

@@ -1,6 +1,6 @@
 """`malmoi evaluate`: a model folder scored on the held-out part of shards, or on text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from configs.commands import EvaluateOptions
 from configs.errors import BadInput
-from configs.schema import CorpusSettings
+from configs.schema import CorpusSettings, TextSettings
 from data_prep.build import open_split
 from data_prep.corpus import corpus_files, read_documents
 from data_prep.encode import load_encoder, tokenizer_checksum
@@ -85,7 +85,8 @@ def _held_out_shards(path: Path, model: Path) -> ScoredText:
 
 
 def _tokenized_text(options: EvaluateOptions) -> ScoredText:
-    settings = CorpusSettings(input=(options.data,), text_field=options.text_field, document=options.document)
+    reading = {name.name: getattr(options, name.name) for name in fields(TextSettings)}
+    settings = CorpusSettings(input=(options.data,), **reading)
     encoder, _ = load_encoder(Path(options.model))
     ids: list[NDArray[np.int32]] = []
     text_bytes = 0

@@ -44,6 +44,16 @@ def usage() -> str:
     )
 
 
+def _show_log(name: str) -> None:
+    """Show on stderr what our own rooms log; of several ranks, what the first does, and of the others only warnings."""
+    import logging  # late: --help needs none
+
+    logging.basicConfig(format=f"malmoi {name}: %(message)s", level=logging.WARNING)
+    if os.environ.get("RANK", "0") == "0":
+        for room in ("data_prep", "inference", "train", "launch"):
+            logging.getLogger(room).setLevel(logging.INFO)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; bad input is one line on stderr and exit code 2."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -55,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             raise BadInput(f"no command '{name}'{nearest_name_hint(name, COMMANDS)} See `malmoi --help`")
         command = COMMANDS[name]
+        _show_log(name)
         code = getattr(importlib.import_module(command.module), command.function)(rest)
         sys.stdout.flush()
     except BadInput as error:

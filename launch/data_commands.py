@@ -7,45 +7,41 @@ from pathlib import Path
 from configs.command_line import parse_settings
 from configs.commands import InspectOptions, PrepareOptions, TokenizerOptions, VerifyOptions
 from configs.errors import EXIT_DONE, BadInput, require_options
-from configs.schema import CorpusSettings, DataSettings, RunSettings, TokenizerSettings
+from configs.schema import RunSettings
 
 
 def tokenizer(argv: Sequence[str]) -> int:
     """Train a tokenizer into a folder that is not there yet."""
     options = parse_settings(TokenizerOptions, argv, "malmoi tokenizer", "Train a tokenizer on text.", lists=("input",))
-    require_options("tokenizer", input=bool(options.input), out=bool(options.out))
-    from data_prep.build import prepare_tokenizer
+    require_options("tokenizer", input=bool(options.input or options.sources), out=bool(options.out))
+    from data_prep.build import build_tokenizer
     from data_prep.tokenizer import TOKENIZER_FILE
 
     out = Path(options.out)
     if (out / TOKENIZER_FILE).exists():
         raise BadInput(f"{out}: holds a tokenizer already; delete it, or choose another --out")
-    corpus = CorpusSettings(input=options.input, text_field=options.text_field, document=options.document)
-    settings = TokenizerSettings(
-        vocab_size=options.vocab_size,
-        sample_bytes=options.sample_bytes,
-        min_character_count=options.min_character_count,
-    )
-    print(prepare_tokenizer(corpus, settings, out, show_progress=sys.stderr.isatty()))
+    print(build_tokenizer(options, options, out, show_progress=sys.stderr.isatty()))
     return EXIT_DONE
 
 
 def prepare(argv: Sequence[str]) -> int:
-    """Turn text into shards, by a run's settings or by options alone; prints the shard folder."""
-    from train.run_folder import prepare_run
-
+    """Turn text into shards, by a run's settings or by options alone; prints the shard folder of each source."""
     if any(word == "--config" or word.startswith("--config=") for word in argv):
-        run = parse_settings(RunSettings, argv, "malmoi prepare", "Build a run's tokenizer and shards.")
-        for source in prepare_run(run).sources:
-            print(source.folder)
-        return EXIT_DONE
-    options = parse_settings(PrepareOptions, argv, "malmoi prepare", "Turn text into token shards.", lists=("input",))
-    require_options("prepare", input=bool(options.input), tokenizer=bool(options.tokenizer), out=bool(options.out))
-    from data_prep.build import prepare_shards
+        from train.run_folder import prepare_run
 
-    corpus = CorpusSettings(input=options.input, text_field=options.text_field, document=options.document)
-    data = DataSettings(held_out=options.held_out, shard_tokens=options.shard_tokens)
-    print(prepare_shards(corpus, data, Path(options.tokenizer), Path(options.out)))
+        run = parse_settings(RunSettings, argv, "malmoi prepare", "Build a run's tokenizer and shards.")
+        sources = prepare_run(run).sources
+    else:
+        options = parse_settings(
+            PrepareOptions, argv, "malmoi prepare", "Turn text into token shards.", lists=("input",)
+        )
+        has_text = bool(options.input or options.sources)
+        require_options("prepare", input=has_text, tokenizer=bool(options.tokenizer), out=bool(options.out))
+        from data_prep.mixture import prepare_sources
+
+        sources = prepare_sources(options, options, Path(options.tokenizer), Path(options.out))
+    for source in sources:
+        print(source.folder)
     return EXIT_DONE
 
 
@@ -55,7 +51,7 @@ def verify(argv: Sequence[str]) -> int:
     require_options("verify", path=bool(options.path))
     from launch.verify import folder_faults
 
-    checked, faults = folder_faults(Path(options.path))
+    checked, faults = folder_faults(Path(options.path), Path(options.tokenizer) if options.tokenizer else None)
     if not faults:
         print(f"{options.path}: {checked}, whole")
         return EXIT_DONE
@@ -70,12 +66,12 @@ def inspect(argv: Sequence[str]) -> int:
     require_options("inspect", path=bool(options.path))
     from rich.console import Console
 
-    from data_prep.inspection import decoded_document, inspect_shards, print_inspection, tokenizer_near
+    from data_prep.inspection import decoded_document, decoder_of, inspect_shards, print_inspection
 
     inspection = inspect_shards(Path(options.path))
-    words = tokenizer_near(inspection.folder, options.tokenizer)
+    decoder = decoder_of(inspection, options.tokenizer)
     if options.document is not None:
-        print(decoded_document(inspection, options.document, words))
+        print(decoded_document(inspection, options.document, decoder, options.held_out))
     else:
-        print_inspection(inspection, words, Console())
+        print_inspection(inspection, decoder, Console())
     return EXIT_DONE

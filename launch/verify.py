@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from configs.errors import BadInput
+from data_prep.inspection import tokenizer_near
 from data_prep.manifest import FileRecord, shard_folder
 from data_prep.verify import file_faults, shard_faults
 
@@ -12,8 +13,11 @@ MODEL_CONFIG = "config.json"
 MODEL_RECORD = "files.json"
 
 
-def folder_faults(folder: Path) -> tuple[str, list[str]]:
+def folder_faults(folder: Path, tokenizer: Path | None = None) -> tuple[str, list[str]]:
     """What `folder` is, and what is wrong with it, a line each.
+
+    Args:
+        tokenizer: folder of the tokenizer that shards must be made with; none: the one near them, if any.
 
     Raises:
         BadInput: it is none of the kinds of folder that Malmoi writes.
@@ -27,13 +31,13 @@ def folder_faults(folder: Path) -> tuple[str, list[str]]:
     if (folder / MODEL_CONFIG).is_file():
         return "a model", model_faults(folder)
     try:
-        shard_folder(folder)
+        shards = shard_folder(folder)
     except BadInput as error:
         raise BadInput(
             f"{folder}: no shard folder (manifest.json), checkpoint ({CHECKPOINT_STATE}) or model ({MODEL_CONFIG}); "
             "name one of these"
         ) from error
-    return "a shard folder", shard_faults(folder)
+    return "a shard folder", shard_faults(folder, tokenizer or tokenizer_near(shards))
 
 
 def model_faults(folder: Path) -> list[str]:

@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from configs.errors import BadInput
-from configs.schema import CleaningSettings, CorpusSettings, DataSettings
-from data_prep import chunks
+from configs.schema import CleaningSettings, CorpusSettings, DataSettings, ShardSettings, TextSettings
+from data_prep import build, chunks
 from data_prep.build import open_split, prepare_shards
 from data_prep.corpus import corpus_files, read_documents
 from data_prep.manifest import Manifest, read_manifest
@@ -149,11 +151,13 @@ def test_a_dead_worker_stops_the_build_and_the_next_goes_on(
 ) -> None:
     build = Build(tokenizer_folder, tmp_path / "out", reviews, workers=2, shard_tokens=SHARD_TOKENS)
     builder = psutil.Process(build.process.pid)
-    servers: list[psutil.Process] = []
-    while not servers or not servers[0].children():
+
+    def workers() -> list[psutil.Process]:
         servers = [child for child in builder.children() if "forkserver" in " ".join(child.cmdline())]
-        time.sleep(0.01)
-    servers[0].children()[0].kill()
+        return [worker for server in servers for worker in server.children()]
+
+    wait_until(lambda: bool(workers()))
+    workers()[0].kill()
     assert "a worker process died" in build.error()
     folder = Build(tokenizer_folder, tmp_path / "out", reviews, workers=2, shard_tokens=SHARD_TOKENS).folder()
     assert content_of(folder) == content_of(undisturbed)
@@ -196,6 +200,120 @@ def test_changed_content_never_meets_old_shards(tokenizer_folder: Path, tmp_path
     ):
         assert prepared(tmp_path, tokenizer_folder, changed).fingerprint != second.fingerprint  # type: ignore[arg-type]
     assert prepared(tmp_path, tokenizer_folder, corpus, shard_tokens=5).fingerprint != second.fingerprint
+
+
+CHANGES: dict[str, object] = {
+    "text_field": "body",
+    "document": "paragraph",
+    "normalise": "none",
+    "longest_document": 2048,
+    "cleaning.shortest": 1,
+    "cleaning.longest": 99,
+    "cleaning.exact_duplicates": True,
+    "cleaning.near_duplicates": 0.9,
+    "cleaning.hangul_share": 0.01,
+    "cleaning.repeated_lines": True,
+    "cleaning.emails": True,
+    "cleaning.resident_numbers": True,
+    "held_out": 0.5,
+    "shard_tokens": 7,
+}
+CHANGES_NOTHING: dict[str, object] = {
+    "encoding": "auto",
+    "on_error": "skip",
+    "largest_skipped_share": 0.5,
+    "workers": 2,
+    "engine": "local",
+    "scheduler": "tcp://nobody:1",
+    "shared_filesystem": "false",
+}
+
+
+def test_the_name_is_that_of_content_tokenizer_and_every_setting_that_decides_bytes(
+    tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    cleaning = [f"cleaning.{entry.name}" for entry in fields(CleaningSettings)]
+    decided = {entry.name for kind in (TextSettings, ShardSettings) for entry in fields(kind)} | set(cleaning)
+    assert decided == {*CHANGES, *CHANGES_NOTHING}
+    (tmp_path / "a.txt").write_text("한글 문장\n")
+
+    def name(setting: str = "", value: object = None, tokenizer: Path = tokenizer_folder) -> str:
+        group, _, inner = setting.rpartition(".")
+        corpus, data = CorpusSettings(input=(str(tmp_path / "a.txt"),)), DataSettings(workers=1)
+        if group:
+            corpus = replace(corpus, cleaning=replace(corpus.cleaning, **{inner: value}))
+        elif setting and hasattr(data, setting):
+            data = replace(data, **{setting: value})  # type: ignore[arg-type]
+        elif setting:
+            corpus = replace(corpus, **{setting: value})  # type: ignore[arg-type]
+        return prepare_shards(corpus, data, tokenizer, tmp_path / "out").name
+
+    plain = name()
+    assert {setting: name(setting, value) for setting, value in CHANGES_NOTHING.items()} == dict.fromkeys(
+        CHANGES_NOTHING, plain
+    )
+    names = {setting: name(setting, value) for setting, value in CHANGES.items()}
+    assert len({plain, *names.values()}) == 1 + len(CHANGES), names
+    other = tmp_path / "tokenizer"
+    shutil.copytree(tokenizer_folder, other)
+    assert name(tokenizer=other) == plain
+    description = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(description + "\n")
+    assert name(tokenizer=other) != plain
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "FORMAT_VERSION", 99)
+        with pytest.raises(BadInput, match="format version 99"):
+            name()
+
+
+def test_the_manifest_tells_all_that_the_shards_are_made_of(tokenizer_folder: Path, tmp_path: Path) -> None:
+    emails = "연락 a@b.kr"
+    numbers = "번호 900101-1234567"
+    lines = ["짧", "긴 " * 40 + "글", "no hangul at all", "같은 글", "같은 글", emails, numbers, "c@d.kr"]
+    records = [{"text": text} for text in [*lines, "가 나\n가 나\n다"]] + [{"other": 1}, {"text": 5}]
+    content = "\n".join(json.dumps(record) for record in records).encode()
+    (tmp_path / "a.jsonl").write_bytes(content)
+    cleaning = CleaningSettings(
+        shortest=2, longest=50, hangul_share=0.1, exact_duplicates=True, repeated_lines=True, emails=True,
+        resident_numbers=True,
+    )  # fmt: skip
+    corpus = CorpusSettings(
+        input=(str(tmp_path / "a.jsonl"),), cleaning=cleaning, on_error="skip", largest_skipped_share=0.5
+    )
+    folder = prepare_shards(corpus, DataSettings(held_out=0, shard_tokens=6), tokenizer_folder, tmp_path / "out")
+    manifest = read_manifest(folder)
+    assert manifest.cleaned == {
+        "too_short": 1, "too_long": 1, "little_hangul": 1, "emptied": 1, "exact_duplicate": 1, "repeated_line": 1,
+        "email": 2, "resident_number": 1,
+    }  # fmt: skip
+    assert manifest.skipped == {"field": 1, "type": 1}
+    kept = ["같은 글", "연락 ", "번호 ", "가 나\n다"]
+    counts = manifest.train.counts
+    assert (counts.documents, counts.bytes) == (4, sum(len(text.encode()) for text in kept))
+    assert counts.characters == sum(map(len, kept))
+    assert counts.tokens == sum(len(open_shard(folder / stem).tokens) for stem in manifest.train.stems)
+    (source,) = manifest.sources
+    assert (source.bytes, source.blake2b) == (len(content), blake2b(content, digest_size=16).hexdigest())
+    assert manifest.tokenizer == blake2b((tokenizer_folder / "tokenizer.json").read_bytes(), digest_size=16).hexdigest()
+    assert manifest.settings["corpus.cleaning.longest"] == 50 and manifest.settings["data.shard_tokens"] == 6
+    assert manifest.format_version == build.FORMAT_VERSION and manifest.fingerprint == folder.name
+    found = {
+        file.name: (file.stat().st_size, blake2b(file.read_bytes(), digest_size=16).hexdigest())
+        for file in folder.iterdir()
+    }
+    del found["manifest.json"]
+    assert found == {record.name: (record.bytes, record.blake2b) for record in manifest.files}
+
+
+def test_workers_are_never_forked_from_a_process_with_threads(
+    reviews: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    build = Build(tokenizer_folder, tmp_path / "out", reviews, workers=2)
+    builder = psutil.Process(build.process.pid)
+    # A worker that was forked from the builder itself would stand directly under it, with the builder's command line.
+    wait_until(lambda: len(builder.children(recursive=True)) >= 3)
+    assert [child for child in builder.children() if "one_build.py" in " ".join(child.cmdline())] == []
+    build.kill()
 
 
 def test_another_place_or_name_of_the_same_content_is_the_same_corpus(tokenizer_folder: Path, tmp_path: Path) -> None:

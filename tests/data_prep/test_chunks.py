@@ -85,12 +85,15 @@ def test_a_document_above_the_limit_is_cut_between_characters(tmp_path: Path, en
     assert len(found) > 4 and max(len(text.encode()) for text in found) <= 5_000_000
 
 
-def test_a_json_record_above_the_limit_is_broken_input_and_the_next_is_read(tmp_path: Path) -> None:
+def test_a_json_record_above_the_limit_is_broken_input_and_the_next_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "long.jsonl"
     records = [{"text": "앞"}, {"text": "길" * 3_000_000}, {"text": "뒤"}]
     file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    corpus = CorpusSettings(input=(str(file),), longest_document=1_100_000, on_error="skip")
+    corpus = CorpusSettings(input=(str(file),), longest_document=1_100_000, on_error="skip", largest_skipped_share=1)
     assert [document.text for document in read_documents(corpus_files(corpus), corpus)] == ["앞", "뒤"]
+    assert "1 of 3 records were skipped: 1 too_long" in caplog.text
 
 
 LONG_LINE = """
@@ -124,7 +127,7 @@ def test_damage_leaves_no_half_document(tmp_path: Path) -> None:
         file = tmp_path / f"half.txt{suffix}"
         content = COMPRESS[suffix](whole)
         file.write_bytes(content[: len(content) // 2])
-        corpus = CorpusSettings(input=(str(file),), on_error="skip")
+        corpus = CorpusSettings(input=(str(file),), on_error="skip", largest_skipped_share=1)
         found = [document.text for document in read_documents(corpus_files(corpus), corpus)]
         assert found == expected[: len(found)], suffix
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from configs.errors import BadInput
-from data_prep.encode import PlainEncoder, load_encoder, tokenizer_checksum, vocabulary_size
+from data_prep.encode import PlainEncoder, load_decoder, load_encoder, tokenizer_checksum, vocabulary_size
 from data_prep.fast_encode import FastEncoder
 from data_prep.manifest import file_checksum
 
@@ -17,7 +17,7 @@ TEXTS = ["영화가 재미있다", "Hello <s> </s>", "", "긴 글 " * 1000, "�
 
 def test_our_own_tokenizer_takes_the_fast_path_and_gives_the_reference_ids(tokenizer_folder: Path) -> None:
     encoder, size = load_encoder(tokenizer_folder)
-    assert isinstance(encoder, FastEncoder)
+    assert isinstance(encoder, FastEncoder) and encoder.slow_name == ""
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     assert size == vocabulary_size(tokenizer_folder) == tokenizer.get_vocab_size()
     tokenizer.encode_special_tokens = True
@@ -47,6 +47,7 @@ def gpt2(tmp_path: Path) -> Path:
 
 def test_a_foreign_tokenizer(gpt2: Path) -> None:
     encoder, size = load_encoder(gpt2)
+    assert encoder.slow_name == "`tokenizers`"
     assert isinstance(encoder, PlainEncoder) and size == 300
     tokenizer = Tokenizer.from_file(str(gpt2 / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
@@ -76,9 +77,27 @@ def test_a_tokenizer_that_only_transformers_loads(tmp_path: Path) -> None:
     )
     encoder, size = load_encoder(tmp_path)
     ids, lengths = encoder.encode(["영화가 재미있다", "[SEP]"])
-    assert size == len(words)
+    assert size == len(words) and encoder.slow_name
     assert ids[: lengths[0]].tolist() == [2, 5, 6, 7, 8, 3]
     assert 3 not in ids[lengths[0] + 1 : -1].tolist()
+
+
+@pytest.mark.parametrize("kind", ["CanineTokenizer", "ByT5Tokenizer"])
+def test_a_tokenizer_in_python(tmp_path: Path, kind: str) -> None:
+    """Characters between two ends, and bytes before one."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    encoder, size = load_encoder(tmp_path)
+    assert encoder.slow_name == "a tokenizer in Python"
+    texts = ["가 </s>", "[SEP]"]
+    ids, lengths = encoder.encode(texts)
+    if kind == "CanineTokenizer":
+        expected = [[0xE000, *map(ord, text), 0xE001] for text in texts]
+    else:
+        expected = [[*(byte + 3 for byte in text.encode()), 1] for text in texts]
+    assert [ids[: lengths[0]].tolist(), ids[lengths[0] :].tolist()] == expected
+    assert size > max(map(max, expected))
+    shown = load_decoder(tmp_path).decode(expected[0])
+    assert "가 </s>" in shown
 
 
 def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:

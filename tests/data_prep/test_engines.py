@@ -1,5 +1,6 @@
 """A Dask cluster writes the bytes that this machine alone writes."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from configs.schema import CorpusSettings, DataSettings
 from data_prep import chunks
 from data_prep.build import prepare_shards
 from data_prep.engines import open_engine
+
+sys.path.insert(0, str(Path(__file__).parent))
+from building import wait_until
 
 
 def test_a_dask_cluster_writes_the_same_bytes(
@@ -30,6 +34,19 @@ def test_a_dask_cluster_writes_the_same_bytes(
     names = sorted(file.name for file in alone.iterdir())
     assert names == sorted(file.name for file in together.iterdir()) and len(names) > 8
     assert all((alone / name).read_bytes() == (together / name).read_bytes() for name in names)
+
+
+def test_as_many_chunks_are_in_flight_as_there_are_workers_for_now() -> None:
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    with distributed.LocalCluster(
+        n_workers=0, threads_per_worker=4, processes=False, dashboard_address=None
+    ) as cluster:
+        data = DataSettings(engine="dask", scheduler=cluster.scheduler_address)
+        with open_engine(data, 1) as engine:
+            assert engine.window() == 4
+            # As jobs do that wait in a queue, they come when the build is under way.
+            cluster.scale(2)
+            wait_until(lambda: engine.window() == 16)
 
 
 def test_an_engine_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

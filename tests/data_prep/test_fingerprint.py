@@ -78,6 +78,23 @@ def test_auto_decides_a_file_as_a_whole_and_says_so(
     assert [record.encoding for record in records(folder, tmp_path / "out")] == ["utf-8", "utf-8"]
 
 
+def test_auto_takes_what_is_valid_as_both_for_utf_8(folder: Path, tmp_path: Path) -> None:
+    assert len("최고".encode().decode("cp949")) == 3
+    (folder / "b.txt").write_text("최고")
+    assert records(folder, tmp_path / "out", encoding="auto")[1].encoding == "utf-8"
+
+
+def test_auto_takes_no_half_character_for_utf_8(folder: Path, tmp_path: Path) -> None:
+    # The first two bytes of a syllable in UTF-8 are a whole one in CP949.
+    (folder / "b.txt").write_bytes(b"ascii " + "가".encode()[:2])
+    assert records(folder, tmp_path / "out", encoding="auto")[1].encoding == "cp949"
+    (folder / "b.txt").write_bytes("가나다".encode()[:-1])
+    with pytest.raises(
+        BadInput, match=r"b\.txt: neither UTF-8 nor CP949 as a whole \(CP949 to byte \d+, UTF-8 to byte"
+    ):
+        records(folder, tmp_path / "out", encoding="auto")
+
+
 def test_a_file_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:
     corpus = CorpusSettings(input=(str(folder),))
     files = corpus_files(corpus)

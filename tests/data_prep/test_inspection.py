@@ -1,6 +1,7 @@
 """What `inspect` shows is what the shards hold."""
 
 import io
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from rich.console import Console
 
 from configs.errors import BadInput
 from configs.schema import CorpusSettings, DataSettings
+from data_prep import chunks
 from data_prep.build import prepare_shards
-from data_prep.inspection import decoded_document, inspect_shards, print_inspection
+from data_prep.encode import load_decoder
+from data_prep.inspection import decoded_document, decoder_of, inspect_shards, print_inspection
 from data_prep.tokenizer import load_tokenizer
 
 TEXTS = ["영화가 재미있다", "또 보고 싶은 영화", "짧다", "영화 " * 40 + "끝"]
@@ -22,7 +25,7 @@ def test_inspection(tokenizer_folder: Path, tmp_path: Path) -> None:
     folder = prepare_shards(corpus, DataSettings(held_out=0), tokenizer_folder, tmp_path / "out")
     tokenizer = load_tokenizer(tokenizer_folder)
     ids = [[0, *tokenizer.encode(text, add_special_tokens=False).ids, 2] for text in TEXTS]
-    found = inspect_shards(folder)
+    found, decoder = inspect_shards(folder), load_decoder(tokenizer_folder)
     assert found.manifest.train.counts.documents == 4
     expected = Counter(token for document in ids for token in document)
     assert {token: int(n) for token, n in enumerate(found.token_counts) if n} == expected
@@ -31,9 +34,58 @@ def test_inspection(tokenizer_folder: Path, tmp_path: Path) -> None:
     for document in ids:
         assert buckets[1 << (len(document).bit_length() - 1)] > 0
     for number, text in enumerate(TEXTS):
-        assert decoded_document(found, number, tokenizer) == f"<s>{text}</s>"
+        assert decoded_document(found, number, decoder) == f"<s>{text}</s>"
     with pytest.raises(BadInput, match="documents 0 to 3"):
-        decoded_document(found, 4, tokenizer)
+        decoded_document(found, 4, decoder)
     shown = io.StringIO()
-    print_inspection(found, tokenizer, Console(file=shown, width=120))
-    assert f"{sum(expected.values()):,}" in shown.getvalue() and "▁영화" in shown.getvalue()
+    print_inspection(found, decoder, Console(file=shown, width=120))
+    lines = [" ".join(re.sub("[┃│]", " ", line).split()) for line in shown.getvalue().splitlines()]
+    text_bytes = sum(len(text.encode()) for text in TEXTS)
+    tokens = sum(expected.values())
+    ratio = f"{text_bytes / tokens:.3f}"
+    assert f"train 4 {tokens:,} {text_bytes:,} {sum(map(len, TEXTS)):,} {ratio}" in lines
+    assert "held-out 0 0 0 0 -" in lines
+    bins = Counter(1 << (len(document).bit_length() - 1) for document in ids)
+    for low, count in bins.items():
+        assert any(line.startswith(f"{low} to {2 * low - 1} {count}") for line in lines)
+    ordered = sorted(expected.items(), key=lambda entry: (-entry[1], entry[0]))
+    for title, some in (("most", ordered[:10]), ("least", ordered[-10:])):
+        named = "  ".join(f"{tokenizer.id_to_token(token)!r} {count}" for token, count in some)
+        assert f"{title} frequent: {named}" in shown.getvalue()
+    assert f"{found.manifest.vocab_size - len(expected):,} of {found.manifest.vocab_size:,} tokens do not" in lines[-1]
+
+
+def test_every_document_of_every_shard_and_split_is_shown(tokenizer_folder: Path, tmp_path: Path) -> None:
+    texts = [f"글 {number}" for number in range(60)]
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "CHUNK_BYTES", 50)
+        corpus, data = CorpusSettings(input=(str(tmp_path / "a.txt"),)), DataSettings(held_out=0.3, shard_tokens=20)
+        folder = prepare_shards(corpus, data, tokenizer_folder, tmp_path / "out")
+    found, decoder = inspect_shards(folder), load_decoder(tokenizer_folder)
+    counts = (found.manifest.train.counts.documents, found.manifest.held_out.counts.documents)
+    assert min(counts) > 5 and len(found.manifest.train.stems) > 2
+    shown = [decoded_document(found, number, decoder) for number in range(counts[0])]
+    shown += [decoded_document(found, number, decoder, held_out=True) for number in range(counts[1])]
+    assert sorted(shown) == sorted(f"<s>{text}</s>" for text in texts)
+    with pytest.raises(BadInput, match=f"the held-out part has documents 0 to {counts[1] - 1}"):
+        decoded_document(found, counts[1], decoder, held_out=True)
+
+
+def test_shards_of_any_tokenizer_are_decoded_and_by_no_other(tokenizer_folder: Path, tmp_path: Path) -> None:
+    """BERT's vocabulary file, which only `transformers` loads."""
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "영화", "##가"]) + "\n")
+    (tmp_path / "bert" / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "BertTokenizer", "strip_accents": false}'
+    )
+    (tmp_path / "a.txt").write_text("영화가\n")
+    corpus = CorpusSettings(input=(str(tmp_path / "a.txt"),))
+    found = inspect_shards(prepare_shards(corpus, DataSettings(held_out=0), tmp_path / "bert", tmp_path / "out"))
+    with pytest.raises(BadInput, match="no folder `tokenizer` beside or above it"):
+        decoder_of(found, None)
+    with pytest.raises(BadInput, match="made with another tokenizer than"):
+        decoder_of(found, str(tokenizer_folder))
+    assert decoded_document(found, 0, decoder_of(found, str(tmp_path / "bert"))) == "[CLS] 영화가 [SEP]"
+    (tmp_path / "bert").rename(tmp_path / "out" / "tokenizer")
+    assert decoder_of(found, None).token(4) == "영화"

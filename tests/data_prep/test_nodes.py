@@ -1,5 +1,6 @@
 """Nodes that share a disk build once; nodes that do not build one each and must agree."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -46,6 +47,14 @@ def test_a_disk_of_the_nodes_own_is_recognised(tmp_path: Path, monkeypatch: pyte
     assert may_build(tmp_path / "node1", "false", Node(1, 2, "n"))
     with pytest.raises(BadInput, match="node 1 does not see what node 0 writes"):
         may_build(tmp_path / "node1", "true", Node(1, 2, "n"))
+
+
+def test_signs_of_earlier_starts_do_not_pile_up(tmp_path: Path) -> None:
+    may_build(tmp_path, "auto", Node(0, 2, "long ago"))
+    os.utime(tmp_path / ".seen-by-all-long ago", (1e9, 1e9))
+    may_build(tmp_path, "auto", Node(0, 2, "just before"))
+    may_build(tmp_path, "auto", Node(0, 2, "now"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".seen-by-all-just before", ".seen-by-all-now"]
 
 
 def test_nodes_with_the_same_corpus_agree_and_others_stop(tokenizer_folder: Path, tmp_path: Path) -> None:

@@ -1,16 +1,23 @@
 """Many ask at once and one builds, with a lock, without one, and when the builder dies or fails."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from data_prep import heartbeat
-from data_prep.heartbeat import Heartbeat, Watch
+from configs.errors import BadInput
+from configs.schema import CorpusSettings, DataSettings
+from data_prep import chunks, heartbeat, once
+from data_prep.build import prepare_shards
+from data_prep.fingerprint import MEMORY_FILE
+from data_prep.heartbeat import Heartbeat, Progress, Watch
 from data_prep.once import build_once
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,8 +44,7 @@ def test_sixteen_ask_at_once(small: Path, tokenizer_folder: Path, tmp_path: Path
     folders = {build.folder() for build in builds}
     assert len(folders) == 1
     (folder,) = folders
-    assert [entry.name for entry in out.iterdir() if not entry.name.startswith(".")] == [folder.name]
-    assert not list(out.glob(".*.building-*"))
+    assert names_in(out) == [MEMORY_FILE, folder.name]
     alone = Build(tokenizer_folder, tmp_path / "alone", small, workers=1).folder()
     assert content_of(folder) == content_of(alone)
 
@@ -70,6 +76,40 @@ def test_those_who_wait_are_told_at_once_that_the_builder_failed(
     for build in waiting:
         assert "BadInput" in (log := build.error()) and "bad.jsonl:40001" in log
     assert time.monotonic() - failed < 5
+    # The word of failure and the marks went with the last who asked; what was committed is kept.
+    assert [name for name in names_in(out) if ".building-" not in name] == [MEMORY_FILE]
+
+
+def test_a_refused_build_leaves_nothing_beside_its_output(tokenizer_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": "글"}\n{"text": 5}\n')
+    corpus = CorpusSettings(input=(str(tmp_path / "bad.jsonl"),))
+    with pytest.raises(BadInput, match=r"bad\.jsonl:2: field 'text' holds int"):
+        prepare_shards(corpus, DataSettings(), tokenizer_folder, tmp_path / "out")
+    assert names_in(tmp_path / "out") == [MEMORY_FILE]
+
+
+def test_what_a_refused_build_committed_is_kept_for_one_that_skips(
+    tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2000)
+    caplog.set_level("INFO")
+    lines = [f'{{"text": "글 {number}"}}\n' for number in range(1000)]
+    (tmp_path / "bad.jsonl").write_text("".join([*lines[:900], '{"text": 5}\n', *lines[900:]]))
+    corpus = CorpusSettings(input=(str(tmp_path / "bad.jsonl"),))
+    data = DataSettings(workers=1, shard_tokens=1000)
+    with pytest.raises(BadInput, match=r"bad\.jsonl:901"):
+        prepare_shards(corpus, data, tokenizer_folder, tmp_path / "out")
+    assert [name.split(".")[-1].split("-")[0] for name in names_in(tmp_path / "out")] == ["building", "json"]
+    skipping = replace(corpus, on_error="skip")
+    folder = prepare_shards(skipping, data, tokenizer_folder, tmp_path / "out")
+    assert "going on from what a stopped build left" in caplog.text
+    assert names_in(tmp_path / "out") == [MEMORY_FILE, folder.name]
+    alone = prepare_shards(skipping, data, tokenizer_folder, tmp_path / "alone")
+    assert content_of(folder) == content_of(alone)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
 
 
 class Asks:
@@ -83,11 +123,86 @@ class Asks:
         (folder / "marker").write_text("done")
 
 
+def test_of_many_that_ask_one_builds(tmp_path: Path) -> None:
+    asks = Asks()
+
+    def slow(folder: Path, beat: Heartbeat) -> None:
+        time.sleep(0.5)
+        asks.build(folder, beat)
+
+    for _ in range(3):
+        threads = [
+            threading.Thread(target=build_once, args=(tmp_path / f"final{asks.built}", "marker", slow))
+            for _ in range(16)
+        ]
+        before = asks.built
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert asks.built == before + 1
+    assert names_in(tmp_path) == ["final0", "final1", "final2"]
+
+
+def test_those_who_wait_see_how_far_the_builder_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(once, "SHOW_SECONDS", 0.3)
+    caplog.set_level("INFO")
+
+    def slow(folder: Path, beat: Heartbeat) -> None:
+        beat.tell(Progress(30, 40, 5000, 70_000))
+        time.sleep(3)
+        (folder / "marker").write_text("done")
+
+    builder = threading.Thread(target=build_once, args=(tmp_path / "final", "marker", slow))
+    builder.start()
+    wait_until(lambda: bool(list(tmp_path.glob(".*.building-*"))))
+    build_once(tmp_path / "final", "marker", slow)
+    builder.join()
+    assert re.search(rf"waiting for process {os.getpid()} on \S+: 75%, 5,000 documents, 70,000 tokens", caplog.text)
+
+
 def test_a_finished_folder_is_not_built_again(tmp_path: Path) -> None:
     asks = Asks()
     for _ in range(2):
         assert build_once(tmp_path / "final", "marker", asks.build) == tmp_path / "final"
     assert asks.built == 1
+
+
+def test_marks_of_killed_processes_go_with_the_next_success(tmp_path: Path) -> None:
+    (tmp_path / ".final.asking-killed").touch()
+    (tmp_path / ".final.failed.json").write_text('{"nonce": "old", "message": "old", "is_bad_input": true}')
+    build_once(tmp_path / "final", "marker", Asks().build)
+    assert names_in(tmp_path) == ["final"]
+
+
+def test_one_who_may_not_build_does_so_only_where_nobody_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(once, "ABSENT_SECONDS", 1.0)
+    other, mine = Asks(), Asks()
+
+    def slow(folder: Path, beat: Heartbeat) -> None:
+        time.sleep(2.5)
+        other.build(folder, beat)
+
+    builder = threading.Thread(target=build_once, args=(tmp_path / "final", "marker", slow))
+    builder.start()
+    build_once(tmp_path / "final", "marker", mine.build, may_build=False)
+    builder.join()
+    assert (other.built, mine.built) == (1, 0)
+    begun = time.monotonic()
+    build_once(tmp_path / "second", "marker", mine.build, may_build=False)
+    assert mine.built == 1 and time.monotonic() - begun > 1
+
+
+def test_a_builder_that_dies_before_the_rename_has_done_all_the_work(tmp_path: Path) -> None:
+    (tmp_path / ".final.building-dead").mkdir()
+    (tmp_path / ".final.building-dead" / "marker").write_text("all of it")
+    asks = Asks()
+    build_once(tmp_path / "final", "marker", asks.build)
+    assert asks.built == 0 and (tmp_path / "final" / "marker").read_text() == "all of it"
 
 
 def test_the_rename_decides(tmp_path: Path) -> None:
@@ -176,10 +291,7 @@ def test_a_full_disk_is_named_and_the_build_goes_on_after_space_is_made(
 def test_a_build_that_will_not_fit_does_not_start(
     reviews: Path, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from configs.errors import BadInput
-    from configs.schema import CorpusSettings, DataSettings
-    from data_prep import chunks, space
-    from data_prep.build import prepare_shards
+    from data_prep import space
 
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 100_000)
     usage = shutil.disk_usage(tmp_path)

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from configs.errors import BadInput
 from configs.schema import CorpusSettings
-from data_prep import tables
+from data_prep import json_text
 from data_prep.chunks import Position, RowChunk, chunks_of
 from data_prep.corpus import corpus_files, read_documents
 
@@ -43,6 +44,7 @@ def write(folder: Path, suffix: str, texts: list[str]) -> Path:
     return file
 
 
+SKIP: dict[str, object] = {"on_error": "skip", "largest_skipped_share": 1.0}
 SUFFIXES = [".csv", ".tsv", ".json", ".parquet", ".arrow"]
 
 
@@ -80,7 +82,7 @@ def test_a_json_array_is_read_a_piece_at_a_time(tmp_path: Path, monkeypatch: pyt
     ):
         file.write_text("\ufeff " + content + "\n ")
         for size in (1, 7, 64, 100_000):
-            monkeypatch.setattr(tables, "READ_CHARACTERS", size)
+            monkeypatch.setattr(json_text, "READ_CHARACTERS", size)
             assert read(file) == texts
 
 
@@ -115,6 +117,74 @@ def test_broken_csv_is_named(tmp_path: Path, content: str, message: str) -> None
         read(tmp_path / "a.csv")
 
 
+def test_behind_broken_json_nothing_is_guessed_and_what_is_lost_is_counted_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    elements = [json.dumps({"text": f"글 {number:04d}", "tags": [{"text": "꼬리표"}]}) for number in range(1000)]
+    elements[100] = '{"text": "그는 "예" 라고 했다", "tags": [{"text": "꼬리표"}]}'
+    file = tmp_path / "a.json"
+    file.write_text("[" + ",\n".join(elements) + "]")
+    assert read(file, **SKIP) == [f"글 {number:04d}" for number in range(100)]
+    counted = re.search(r"(\d+) of (\d+) records were skipped: 1 json, (\d+) unreachable", caplog.text)
+    assert counted is not None
+    broken, records, unreachable = map(int, counted.groups())
+    assert unreachable == pytest.approx(899, rel=0.05)
+    assert (broken, records) == (unreachable + 1, unreachable + 101)
+    said = rf"a\.json:101: broken JSON .*; what lies behind it, about {unreachable} records, is left out"
+    assert re.search(said, caplog.text)
+    # One broken record in 101 may be skipped; nine tenths of the corpus may not.
+    with pytest.raises(BadInput, match=rf"{broken} of {records} records are broken .*, more than corpus\.largest_"):
+        read(file, on_error="skip", largest_skipped_share=0.1)
+
+
+def test_a_broken_csv_row_costs_the_lines_that_it_takes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        '1,"가"나',
+        "2,나",
+        '3,"열린 따옴표',
+        "4,다",
+        '5,"라"',
+        f"6,{'길' * 5000}",
+        "7,마\0바",
+        '8,"끝나지 않는',
+        "9,사",
+    ]
+    (tmp_path / "a.csv").write_text("id,text\n" + "\n".join(rows) + "\n")
+    assert read(tmp_path / "a.csv", longest_document=1024, **SKIP) == ["나", "마\0바"]
+    # Rows 4 and 5 lie in the quotes that row 3 opens, row 9 in those of row 8.
+    assert "7 of 9 records were skipped: 3 csv, 1 too_long, 3 unreachable" in caplog.text
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_any_line_end_ends_a_csv_row(tmp_path: Path, end: str) -> None:
+    (tmp_path / "a.csv").write_bytes(end.join(["id,text", "1,가", '2,"나\n다"', "3,라", ""]).encode("utf-8-sig"))
+    assert read(tmp_path / "a.csv") == ["가", "나\n다", "라"]
+
+
+def test_bytes_of_another_encoding_cost_the_one_record_that_holds_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = "완성형".encode("cp949")
+    (tmp_path / "a.json").write_bytes('[{"text": "가"}, {"text": "'.encode() + bad + '"}, {"text": "나"}]'.encode())
+    (tmp_path / "a.csv").write_bytes("text\n가\n".encode() + bad + "\n나\n".encode())
+    for name in ("a.json", "a.csv"):
+        with pytest.raises(BadInput, match=rf"{name}:2: not UTF-8 \("):
+            read(tmp_path / name)
+        caplog.clear()
+        assert read(tmp_path / name, **SKIP) == ["가", "나"]
+        assert "1 of 3 records were skipped: 1 encoding" in caplog.text
+
+
+def test_damage_behind_which_nothing_is_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for suffix in (".txt.gz", ".json.gz"):
+        file = tmp_path / f"half{suffix}"
+        plain = json.dumps([{"text": "글"}] * 9).encode() if "json" in suffix else "글\n".encode() * 9
+        file.write_bytes(gzip.compress(plain)[:-9])
+        caplog.clear()
+        read(file, **SKIP)
+        assert re.search(rf"half{suffix}: damaged gz .*; what lies behind it is left out", caplog.text)
+
+
 def test_csv_in_cp949(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("id,text\n1,똠방각하\n".encode("cp949"))
     assert read(tmp_path / "a.csv", encoding="cp949") == ["똠방각하"]
@@ -136,7 +206,7 @@ def test_null_in_a_column_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["가", None, "나"]}), tmp_path / "a.parquet")
     with pytest.raises(BadInput, match=r"a\.parquet:2: field 'text' holds null"):
         read(tmp_path / "a.parquet")
-    assert read(tmp_path / "a.parquet", on_error="skip") == ["가", "나"]
+    assert read(tmp_path / "a.parquet", **SKIP) == ["가", "나"]
 
 
 def test_what_is_no_table_is_named(tmp_path: Path) -> None:

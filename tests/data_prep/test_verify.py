@@ -78,6 +78,17 @@ def test_a_manifest_that_tells_of_other_counts_is_found(shards: Path) -> None:
     assert kinds(shards) == [("counts", "manifest.json")]
 
 
+def test_any_flipped_bit_of_the_manifest_is_found(shards: Path) -> None:
+    content = (shards / "manifest.json").read_bytes()
+    for bit in range(0, 8 * len(content), 5):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        (shards / "manifest.json").write_bytes(changed)
+        assert kinds(shards, checksums=False) == [("manifest", "manifest.json")], bit
+        with pytest.raises(BadInput, match=r"manifest\.json: "):
+            open_split(shards, "train")
+
+
 def test_a_file_that_nobody_wrote_is_found(shards: Path) -> None:
     shutil.copy(shards / "train-00000.bin", shards / "train-00001.bin")
     assert kinds(shards) == [("unknown", "train-00001.bin")]

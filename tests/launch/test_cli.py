@@ -159,6 +159,12 @@ def test_evaluate_prints_one_json_object(finished_run: Path, corpus_file: Path, 
     score = json.loads(done.stdout)
     assert set(score) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
     assert 1.0 < score["bits_per_byte"] < 4.0
+    (tmp_path / "a.txt").write_text("영화가 재미있다\n또 보고 싶다\n")
+    (tmp_path / "b.txt").write_bytes("영화가 재미있다\n또 보고 싶다\n".encode("cp949"))
+    words = ("evaluate", "--model", str(finished_run / "model"), "--json", "--data")
+    assert "b.txt:1: not UTF-8" in refused(*words, str(tmp_path / "b.txt"))
+    as_cp949 = malmoi(*words, str(tmp_path / "b.txt"), "--encoding", "cp949")
+    assert json.loads(as_cp949.stdout) == json.loads(malmoi(*words, str(tmp_path / "a.txt")).stdout)
 
 
 def test_a_tokenizer_that_does_not_fit_the_shards_is_refused(
