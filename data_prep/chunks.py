@@ -18,6 +18,8 @@ from data_prep.tables import RECORD_FACTOR, decodable, table_values
 CHUNK_BYTES = 4_000_000
 CHUNK_CHARACTERS = 1_500_000
 CHUNK_ROWS = 50_000
+BORDER_BYTES = 65_536
+"""Bytes before the wished end of a chunk of a plain file in which a border is looked for."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,16 @@ def _byte_chunks(file: SourceFile, encoding: Encoding, start: Position, settings
     offset, inside = start.offset, start.inside
     with open_bytes(file) as stream:
         window = _Window(stream)
-        if lies_plain:
-            stream.seek(offset)
-        else:
+        if not lies_plain:
             window.skip(offset)
         while True:
+            # Whoever encodes a chunk of a plain file reads it itself: here only its end is looked for.
+            while lies_plain and (end := _border_near(stream, offset + CHUNK_BYTES, borders)) > offset:
+                yield ByteChunk(start.file, offset, end, None, inside, False)
+                offset, inside = end, False
+            if lies_plain:
+                stream.seek(offset)
+                window.data = b""
             window.fill(CHUNK_BYTES)
             length = len(window.data) if window.is_whole else borders.last(window.data)
             while length == 0 and not window.ended and len(window.data) <= limit:
@@ -204,6 +211,14 @@ def _byte_chunks(file: SourceFile, encoding: Encoding, start: Position, settings
         if settings.on_error == "skip":
             log_cut_file(file, fault)
         yield RowChunk(start.file, offset, offset, (fault,), ends_file=True)
+
+
+def _border_near(stream: BinaryIO, place: int, borders: _Borders) -> int:
+    """End of the last border shortly before `place`; 0 where there is none, or the file ends there."""
+    stream.seek(max(0, place - BORDER_BYTES))
+    data = stream.read(BORDER_BYTES)
+    found = borders.last(data) if len(data) == BORDER_BYTES else 0
+    return place - BORDER_BYTES + found if found else 0
 
 
 def _character_border(data: bytes, encoding: Encoding) -> int:
