@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from configs.errors import BadInput
 from configs.schema import CorpusSettings, DataSettings, ModelSettings, RunSettings
 from data_prep.mixture import prepare_sources
-from tests.launching import step_losses
+from tests.launching import metrics, step_losses
 from tests.train.streams import CPU, VOCABULARY, grads, marked, stream_of
 from train.blocks import open_samples
 from train.documents import NOT_COUNTED, Batch, DocumentStarts, DocumentTokens
@@ -113,6 +113,9 @@ def test_a_run_counts_the_targets_of_the_whole_batch_however_it_is_dealt_out(
     targets = reader.targets(0, 8)
     assert targets < 8 * masked.model.block_size
     assert one[0] == pytest.approx(float(nats.detach()) / targets, abs=1e-6)
+    (nats / targets).backward()
+    norm = float(torch.nn.utils.get_total_norm(grads(model)))
+    assert metrics(tmp_path / "1")[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
 def test_a_run_does_not_take_the_mask_up_half_way(tiny_settings: RunSettings, finished_run: Path) -> None:

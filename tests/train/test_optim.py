@@ -50,6 +50,7 @@ def test_every_schedule_rises_in_a_line_then_never_rises_again(schedule: TrainSe
     peak, warm = schedule.learning_rate, schedule.warmup_steps
     for update, rate in enumerate(rates[:warm]):
         assert rate == pytest.approx(peak * (update + 1) / warm)
+    assert rates[warm:][:1] in ([], [peak])
     assert all(later <= earlier for earlier, later in pairwise(rates[warm:]))
     assert all(peak * schedule.final_learning_rate * 0.999999 <= rate <= peak for rate in rates[warm:])
     if schedule.schedule in ("cosine", "linear") and updates > warm + 1:
@@ -75,6 +76,14 @@ def test_a_wsd_run_made_longer_has_had_the_same_rates_until_it_would_have_decaye
     short, long = ([learning_rate(update, updates, wsd) for update in range(80)] for updates in (100, 1000))
     assert short == long
     assert learning_rate(85, 100, wsd) < learning_rate(85, 1000, wsd)
+
+
+def test_a_warm_up_that_reaches_into_the_decay_still_gets_to_the_peak() -> None:
+    wsd = replace(SETTINGS, schedule="wsd", decay_share=0.9, warmup_steps=50, final_learning_rate=0.0)
+    rates = [learning_rate(update, 61, wsd) for update in range(61)]
+    assert rates[49] == rates[50] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[60] == 0.0
 
 
 @pytest.mark.parametrize(
