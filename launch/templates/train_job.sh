@@ -203,8 +203,14 @@ if [ -e "$logs/failed" ]; then
 elif [ "$code" = 0 ] && [ -e "$logs/stopped" ]; then
   code=75
 fi
-# A grace period that ends before Slurm's own requeue would leave the job finished.
-was_preempted() { scontrol -o show job "$id" | grep -q 'JobState=RUNNING.* PreemptTime=[0-9]'; }
+# Whether somebody wants no more of this job. A pre-empted job is told to stop too, and is to go on: where it ends
+# before its grace period does, Slurm itself would not requeue it.
+was_cancelled() {
+  local job
+  job=$(scontrol --oneliner show job "$id")
+  [ -n "$job" ] || return
+  [[ $job != *JobState=RUNNING* ]] || { [ "$asked_by" = TERM ] && [[ ! $job =~ \ PreemptTime=[0-9] ]]; }
+}
 if [ "$code" = 0 ]; then
   say "done: $run"
   end_chain
@@ -213,7 +219,7 @@ elif [ "$code" = 2 ]; then
   say "bad input: starting again would not help, so the job is not requeued"
   end_chain
   exit 2
-elif [ "$asked_by" = TERM ] && ! was_preempted; then
+elif was_cancelled; then
   say "cancelled: the newest checkpoint is of step $(newest_step); submit again to go on from it"
   end_chain
   exit 75

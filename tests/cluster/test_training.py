@@ -16,7 +16,7 @@ from configs.schema import RunSettings
 from tests.cluster.cluster import Cluster, wait_for
 from tests.cluster.runs import SubmittedRun, malmoi_slurm, submit
 
-STEPS = 120
+STEPS = 100
 TWO_NODES = ("--nodes", "2")
 BACKENDS = ["ddp"]  # with "zero2" once training knows it
 
@@ -29,7 +29,7 @@ def config(tiny_settings: RunSettings, tmp_path_factory: pytest.TempPathFactory)
         tiny_settings,
         data=replace(tiny_settings.data, cache=str(folder / "cache")),
         model=replace(tiny_settings.model, dropout=0.1),
-        train=replace(tiny_settings.train, steps=STEPS, save_every=20, evaluate_every=60),
+        train=replace(tiny_settings.train, steps=STEPS, save_every=20, evaluate_every=50),
     )
     file = folder / "tiny.yaml"
     file.write_text(settings_as_yaml(settings))
@@ -102,13 +102,13 @@ def test_a_warned_job_saves_is_requeued_and_ends_with_the_weights_of_an_undistur
     cluster: Cluster, config: Path, two_nodes: SubmittedRun, tmp_path: Path
 ) -> None:
     run = submit(cluster, config, tmp_path / "run", *TWO_NODES)
-    run.wait_for_step(25)
+    run.wait_for_step(21)
     cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
     fields = run.wait_for_end("COMPLETED")
     assert fields["Restarts"] == "1"
     assert [line.split()[:2] for line in run.starts()] == [[run.job, "0"], [run.job, "1"]]
     saved = int(run.starts()[1].split()[2])
-    assert 25 <= saved < STEPS and saved % 20, "the step of the warning, not of a planned checkpoint"
+    assert 21 <= saved < STEPS and saved % 20, "the step of the warning, not of a planned checkpoint"
     assert f"requeued as {run.job}; goes on from step {saved}" in run.log()
     assert f"going on from step {saved}" in run.rank_logs()
     assert run.losses() == two_nodes.losses()
@@ -122,13 +122,13 @@ def test_a_cancelled_job_saves_and_is_not_requeued_and_goes_on_when_submitted_ag
     cluster: Cluster, config: Path, two_nodes: SubmittedRun, tmp_path: Path
 ) -> None:
     run = submit(cluster, config, tmp_path / "run", *TWO_NODES)
-    run.wait_for_step(25)
+    run.wait_for_step(21)
     cluster.ask("scancel", run.job)
     fields = run.wait_for_end("CANCELLED")
     wait_for(lambda: "cancelled: the newest checkpoint" in run.log(), 30, run.log())
     assert fields["Restarts"] == "0" and len(run.starts()) == 1
     saved = run.newest_checkpoint()
-    assert saved >= 25 and f"newest checkpoint is of step {saved}" in run.log()
+    assert saved >= 21 and f"newest checkpoint is of step {saved}" in run.log()
     again = submit(cluster, config, tmp_path / "run", *TWO_NODES)
     again.wait_for_end("COMPLETED")
     assert again.starts()[-1].split()[:3] == [again.job, "0", str(saved)]
@@ -139,7 +139,7 @@ def test_after_a_node_is_lost_the_job_is_requeued_and_goes_on(
     cluster: Cluster, config: Path, two_nodes: SubmittedRun, tmp_path: Path
 ) -> None:
     run = submit(cluster, config, tmp_path / "run", *TWO_NODES)
-    run.wait_for_step(25)
+    run.wait_for_step(21)
     ranks = [pid for pid in psutil.pids() if _trains(pid, run.folder, "n2")]
     cluster.kill("slurmd.n2")
     # A node that is lost takes its ranks along; here they only share its name.
@@ -173,7 +173,7 @@ def test_a_killed_rank_ends_the_job_soon_with_its_error_and_the_job_goes_on_up_t
         (rank,) = [pid for pid in psutil.pids() if _trains(pid, run.folder, "n2") and _is_python(pid)]
         os.kill(rank, signal.SIGKILL)
         killed = time.monotonic()
-        wait_for(lambda start=start: run.log().count("ended with code 137") == start + 1, 30, run.log())
+        wait_for(lambda start=start: run.log().count("ended with code 137; the end of") == start + 1, 30, run.log())
         cluster.wait_for_state(run.job, "PENDING", "FAILED", "COMPLETING", "REQUEUED")
         assert time.monotonic() - killed < 30
         (run.folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -230,7 +230,7 @@ def test_a_chain_goes_on_over_allocations_until_the_run_is_done(
     cluster: Cluster, config: Path, one_rank: SubmittedRun, tmp_path: Path
 ) -> None:
     run = submit(cluster, config, tmp_path / "run", "--until_done")
-    run.wait_for_step(25)
+    run.wait_for_step(21)
     cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
     wait_for(lambda: len(run.starts()) == 2, 60, run.log())
     second = run.starts()[1].split()[0]
