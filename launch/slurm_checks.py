@@ -96,9 +96,10 @@ def _partition(asked: str | None, known: list[Partition], option: str) -> Partit
 
 def _check_limit(partition: Partition, limit: str, option: str) -> None:
     if partition.max_seconds is not None and time_limit_seconds(limit) > partition.max_seconds:
+        remedy = "ask for those, training goes on in the next allocation" if option == "time" else "ask for those"
         raise BadInput(
             f"--{option} {limit}: partition {partition.name} allows at most {partition.max_seconds // 60} minutes; "
-            f"ask for those, the run goes on in the next allocation"
+            f"{remedy}"
         )
 
 
