@@ -18,7 +18,7 @@ from tests.cluster.runs import SubmittedRun, malmoi_slurm, submit
 
 STEPS = 100
 TWO_NODES = ("--nodes", "2")
-BACKENDS = ["ddp"]  # with "zero2" once training knows it
+BACKENDS = ["ddp", "zero2"]
 
 
 @pytest.fixture(scope="module")
