@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from configs.schema import CorpusSettings, SamplingSettings, ShardSettings, TextSettings, VocabularySettings
+from configs.schema import (
+    CorpusSettings,
+    SamplingSettings,
+    SharedFilesystem,
+    ShardSettings,
+    TextSettings,
+    VocabularySettings,
+)
 
 
 @dataclass(frozen=True)
@@ -89,5 +96,91 @@ class ReportOptions:
 class DoctorOptions:
     """What this machine can do, and what to install where it cannot."""
 
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """A Slurm job that trains a run. Every setting of `malmoi train` may stand beside these."""
+
+    nodes: int = 1
+    """Machines that train together."""
+    gpus_per_node: int = 1
+    """GPUs of each; 0: train on CPUs."""
+    gpu_type: str | None = None
+    """Kind of GPU as the cluster calls it, such as a100; none: any."""
+    ranks_per_node: int | None = None
+    """Processes a node; none: one a GPU, or one where there is none."""
+    cpus_per_rank: int | None = None
+    """Cores a process; none: what Slurm gives by itself, often one."""
+    memory: str | None = None
+    """Memory a node, such as 64G; none: the partition's default, 0: all of it."""
+    exclusive: bool = False
+    """Share the nodes with no other job."""
+    time: str = "24:00:00"
+    """Most time an allocation takes, as [DAYS-]HOURS:MINUTES:SECONDS or minutes; training goes on in the next one."""
+    partition: str | None = None
+    """Partition; none: the cluster's default."""
+    account: str | None = None
+    """Account that pays."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features that the nodes must have."""
+    mail: str | None = None
+    """E-mail address that hears of the job's end and failure."""
+    job_name: str | None = None
+    """Name in the queue; none: malmoi and the run folder's name."""
+    sbatch: tuple[str, ...] = ()
+    """More options of sbatch in their long form without the dashes, such as nice=100."""
+    module: tuple[str, ...] = ()
+    """Modules to load, in order."""
+    venv: str | None = None
+    """Virtual environment to activate; none: the one that this command runs in, unless --conda or a container is."""
+    conda: str | None = None
+    """Conda environment to activate, by name or path."""
+    apptainer: str | None = None
+    """Apptainer image that the ranks run in."""
+    pyxis: str | None = None
+    """Container image that Slurm's Pyxis plugin runs the ranks in; must hold bash and Malmoi."""
+    mount: tuple[str, ...] = ()
+    """Folders that the container sees, as HERE or HERE:THERE; the run folder's is among them always."""
+    setup: tuple[str, ...] = ()
+    """Lines of bash before training, such as export HF_HOME=/scratch/hf."""
+    network_interface: str | None = None
+    """Interface that NCCL and gloo talk over, such as ib0; none: they choose."""
+    warning_seconds: int = 300
+    """Seconds ahead of the time limit at which the run is told to save; must be more than a save takes."""
+    retries: int = 3
+    """Times in a row that a job starts again although the start before brought no new checkpoint."""
+    until_done: bool = False
+    """Go on in jobs of their own, each queued when the one before begins, in place of requeueing one job."""
+    data_job: bool = False
+    """Prepare tokenizer and shards in a job without GPUs first; training waits for it."""
+    data_cpus: int = 16
+    """Cores of the data job."""
+    data_memory: str | None = None
+    """Memory of the data job, such as 64G; none: the partition's default."""
+    data_time: str = "24:00:00"
+    """Time limit of the data job."""
+    data_partition: str | None = None
+    """Partition of the data job; none: the same."""
+    grid: tuple[str, ...] = ()
+    """Settings to sweep over, each as NAME=VALUE,VALUE,...: one run for every combination."""
+    at_once: int | None = None
+    """Most runs of a sweep that train at the same time; none: as many as find room."""
+    shared_disk: SharedFilesystem = "auto"
+    """Whether every node sees the run folder; auto: by the kind of its file system."""
+    template: str | None = None
+    """Job script to fill in, in place of launch/templates/train_job.sh."""
+
+
+@dataclass(frozen=True)
+class SlurmStatusOptions:
+    """Where a run stands, in the queue and in training: malmoi slurm status RUN."""
+
+    run: str = ""
+    """Run folder, or the folder of a sweep."""
     json: bool = False
     """Print one JSON object and nothing else."""

@@ -29,6 +29,7 @@ COMMANDS = {
     "generate": Command("draw text from a model", "launch.model_commands", "generate"),
     "evaluate": Command("loss, perplexity and bits per byte of a model", "launch.model_commands", "evaluate"),
     "report": Command("write RUN/report.html", "launch.report", "main"),
+    "slurm": Command("job scripts: render, submit, status, sweep", "launch.slurm", "main"),
     "doctor": Command("what this machine can do, and what to install if it cannot", "launch.doctor", "main"),
 }
 

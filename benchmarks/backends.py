@@ -1,0 +1,74 @@
+"""Which backend for which model and GPU: the table of docs/launch.md, by the arithmetic of `malmoi train --dry_run`.
+
+    python benchmarks/backends.py
+
+For each preset and memory of a GPU, the first of the ways below whose state and activations leave a tenth of the memory
+free, on eight GPUs in 16 bits, a sample at a time.
+"""
+
+from dataclasses import dataclass, replace
+
+from configs.command_line import parse_settings
+from configs.schema import RunSettings, Sharding
+from train.memory import activation_bytes, state_bytes
+from train.size import parameter_count
+
+PRESETS = ("gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b")
+GIB_OF_A_GPU = (16, 24, 40, 80)
+USABLE = 0.9
+GPUS = 8
+
+
+@dataclass(frozen=True)
+class Way:
+    """A backend, with or without activation checkpointing."""
+
+    name: str
+    sharding: Sharding
+    checkpointing: bool
+
+
+WAYS = (
+    Way("ddp", "ddp", False),
+    Way("zero1", "zero1", False),
+    Way("fsdp2", "fsdp2", False),
+    Way("fsdp2 + checkpointing", "fsdp2", True),
+)
+
+
+def needed_gib(settings: RunSettings, way: Way, gpus: int) -> float:
+    """Memory of one GPU that training takes, in GiB, at a micro-batch of one."""
+    model, train = settings.model, replace(settings.train, activation_checkpointing=way.checkpointing)
+    vocabulary = settings.tokenizer.vocab_size
+    state = state_bytes(model, vocabulary, train.optimizer, way.sharding, gpus, half=True)
+    return (state + activation_bytes(model, vocabulary, train, 1, half=True)) / 2**30
+
+
+def cell(settings: RunSettings, memory: int) -> str:
+    """The first way that fits on eight GPUs, or the fewest of them, in eights, that do."""
+    for way in WAYS:
+        if needed_gib(settings, way, GPUS) <= USABLE * memory:
+            return way.name
+    for gpus in (16, 32, 64, 128):
+        if needed_gib(settings, WAYS[-1], gpus) <= USABLE * memory:
+            return f"{WAYS[-1].name}, {gpus} GPUs"
+    return "zero3_offload"
+
+
+def table() -> list[str]:
+    """The table in Markdown, a line each."""
+    lines = [
+        "| preset | parameters | " + " | ".join(f"{memory} GiB" for memory in GIB_OF_A_GPU) + " |",
+        "| --- | --- |" + " --- |" * len(GIB_OF_A_GPU),
+    ]
+    for preset in PRESETS:
+        settings = parse_settings(RunSettings, ["--config", preset], "benchmarks/backends.py", "")
+        parameters = parameter_count(settings.model, settings.tokenizer.vocab_size)
+        size = f"{parameters / 1e9:.1f}B" if parameters > 1e9 else f"{parameters / 1e6:.0f}M"
+        cells = " | ".join(cell(settings, memory) for memory in GIB_OF_A_GPU)
+        lines.append(f"| `{preset}` | {size} | {cells} |")
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))

@@ -1,0 +1,138 @@
+"""`malmoi slurm render | submit | status | sweep`."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from configs.command_line import parse_settings
+from configs.commands import SlurmStatusOptions
+from configs.errors import EXIT_DONE, BadInput, nearest_name_hint, require_options
+
+WITH_TRAIN = (
+    " Every setting of `malmoi train` may stand beside these; --cluster FILE.yaml holds some of these for all jobs."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Find the subcommand and run it."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return EXIT_DONE
+    name, rest = argv[0], argv[1:]
+    if name not in SUBCOMMANDS:
+        raise BadInput(f"no command 'slurm {name}'{nearest_name_hint(name, SUBCOMMANDS)} See `malmoi slurm --help`")
+    return SUBCOMMANDS[name](rest)
+
+
+def _usage() -> str:
+    return (
+        "usage: malmoi slurm render | submit | status | sweep\n\n"
+        "  render  print the job script that trains a run\n"
+        "  submit  check, write the job script into the run folder, and queue it\n"
+        "  status  where a run, or a sweep, stands: malmoi slurm status RUN\n"
+        "  sweep   queue a run for every combination of a grid: --grid NAME=VALUE,VALUE ...\n\n"
+        "`malmoi slurm submit --help` lists the options."
+    )
+
+
+def render(argv: Sequence[str]) -> int:
+    """Print a job script; nothing is written and no cluster is asked."""
+    from launch.slurm_checks import check_request
+    from launch.slurm_request import parse_request
+    from launch.slurm_script import ArrayJob, train_script
+    from launch.slurm_sweep import combinations, grid_of
+
+    request = parse_request(argv, "malmoi slurm render", "Print the job script that trains a run." + WITH_TRAIN)
+    check_request(request)
+    array = None
+    if request.options.grid:
+        array = ArrayJob(len(combinations(grid_of(request.options.grid))), request.options.at_once)
+    print(train_script(request, request.config, request.overrides, array), end="")
+    return EXIT_DONE
+
+
+def submit(argv: Sequence[str]) -> int:
+    """Queue the job of a run and say how to follow it."""
+    from launch.slurm_request import parse_request
+    from launch.slurm_submit import how_to_follow, submit_run
+
+    request = parse_request(argv, "malmoi slurm submit", "Queue the job that trains a run." + WITH_TRAIN)
+    if request.options.grid:
+        raise BadInput("--grid is for `malmoi slurm sweep`, which trains a run for every combination")
+    print(how_to_follow(request, submit_run(request)))
+    return EXIT_DONE
+
+
+def sweep(argv: Sequence[str]) -> int:
+    """Queue an array of runs and say how to follow it."""
+    from launch.slurm_request import parse_request
+    from launch.slurm_submit import how_to_follow
+    from launch.slurm_sweep import submit_sweep
+
+    request = parse_request(argv, "malmoi slurm sweep", "Queue a run for every combination of a grid." + WITH_TRAIN)
+    require_options("slurm sweep", grid=bool(request.options.grid))
+    submission, array = submit_sweep(request)
+    print(how_to_follow(request, submission, array))
+    return EXIT_DONE
+
+
+def status(argv: Sequence[str]) -> int:
+    """Say where a run stands; of a sweep, its runs by held-out bits per byte."""
+    options = parse_settings(
+        SlurmStatusOptions, argv, "malmoi slurm status", "Where a run, or a sweep, stands.", positional="run"
+    )
+    require_options("slurm status", run=bool(options.run))
+    from launch.slurm_status import run_status, status_as_json, status_lines
+    from launch.slurm_sweep import is_sweep
+
+    folder = Path(options.run)
+    if is_sweep(folder):
+        _sweep_status(folder, options.json)
+    elif options.json:
+        print(status_as_json(run_status(folder)))
+    else:
+        print("\n".join(status_lines(folder, run_status(folder))))
+    return EXIT_DONE
+
+
+def _sweep_status(folder: Path, as_json: bool) -> None:
+    from launch.slurm_cluster import job_states
+    from launch.slurm_status import read_submissions
+    from launch.slurm_sweep import sweep_results
+
+    results = sweep_results(folder)
+    submissions = read_submissions(folder)
+    states = {state.job: state.state for state in job_states(submissions[-1].job)} if submissions else {}
+    tasks = (
+        {result.run.folder: f"{submissions[-1].job}_{int(result.run.folder)}" for result in results}
+        if submissions
+        else {}
+    )
+    rows = [(result, states.get(tasks.get(result.run.folder, ""), "")) for result in results]
+    if as_json:
+        print(json.dumps({"runs": [{**asdict(result), "state": state} for result, state in rows]}, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    names = list(results[0].run.values)
+    for heading in ("run", *names, "bits per byte", "held-out loss", "step", "state"):
+        table.add_column(heading, overflow="fold")
+    for result, state in rows:
+        figures = [
+            f"{value:.4f}" if value is not None else "-" for value in (result.bits_per_byte, result.held_out_loss)
+        ]
+        said = "done" if result.is_finished else state.lower() or "-"
+        table.add_row(result.run.folder, *(result.run.values[name] for name in names), *figures, str(result.step), said)
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(highlight=False, width=200)).print(table)
+
+
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "render": render,
+    "submit": submit,
+    "status": status,
+    "sweep": sweep,
+}

@@ -1,0 +1,100 @@
+"""Submitting: what a job needs is written into the run folder, frozen, and the job handed to the queue."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from configs.command_line import settings_as_yaml
+from configs.errors import BadInput
+from configs.schema import RunSettings
+from launch.slurm_checks import check_cluster, check_request
+from launch.slurm_cluster import cancel, submit
+from launch.slurm_request import Request
+from launch.slurm_script import JOB_FOLDER, SETTINGS_FILE, ArrayJob, data_script, train_script
+
+TRAIN_SCRIPT, DATA_SCRIPT = "job.sh", "data_job.sh"
+SUBMITTED_FILE = "submitted.jsonl"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What was handed to the queue."""
+
+    job: str
+    """Id of the training job."""
+    data_job: str | None
+    """Id of the job that prepares the data, which training waits for."""
+    time: float
+    """Seconds since 1970."""
+
+
+def submit_run(request: Request) -> Submission:
+    """Check, freeze the settings in the run folder, and queue the job.
+
+    Raises:
+        BadInput: something is wrong that can be told before the queue, or Slurm refuses the job.
+    """
+    check_request(request)
+    check_cluster(request)
+    settings = write_settings(request.run, request.settings)
+    return queue(
+        request, train_script(request, str(settings), ()), data_script(request, request.run, str(settings), ())
+    )
+
+
+def write_settings(run: Path, settings: RunSettings) -> Path:
+    """Freeze `settings` in the run folder, where the job reads them however long it waits."""
+    folder = run / JOB_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / SETTINGS_FILE
+        file.write_text(settings_as_yaml(settings), encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written ({error.strerror}); choose another --run") from error
+    return file
+
+
+def queue(request: Request, train: str, data: str) -> Submission:
+    """Write the scripts beside the settings and hand them to the queue.
+
+    Raises:
+        BadInput: Slurm refuses a job; none is left in the queue then.
+    """
+    folder = request.run / JOB_FOLDER
+    (folder / TRAIN_SCRIPT).write_text(train, encoding="utf-8")
+    data_job = None
+    dependency: tuple[str, ...] = ()
+    if request.options.data_job:
+        (folder / DATA_SCRIPT).write_text(data, encoding="utf-8")
+        data_job = submit(folder / DATA_SCRIPT)
+        # Without the second, a failed preparation would leave training in the queue for ever.
+        dependency = (f"--dependency=afterok:{data_job}", "--kill-on-invalid-dep=yes")
+    try:
+        job = submit(folder / TRAIN_SCRIPT, *dependency)
+    except BadInput:
+        if data_job is not None:
+            cancel([data_job])
+        raise
+    submission = Submission(job, data_job, time.time())
+    with (folder / SUBMITTED_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(submission)) + "\n")
+    return submission
+
+
+def how_to_follow(request: Request, submission: Submission, array: ArrayJob | None = None) -> str:
+    """What `submit` prints: the id, and the commands that follow and stop the job."""
+    options = request.options
+    where = f"{options.nodes} x {request.ranks_per_node} ranks"
+    what = f"{array.runs} runs, each on {where}" if array is not None else f"{request.run.name} on {where}"
+    jobs = [submission.job] if submission.data_job is None else [submission.job, submission.data_job]
+    lines = [f"job {submission.job}: {what}, at most {options.time} an allocation"]
+    if submission.data_job is not None:
+        lines.append(f"job {submission.data_job} prepares the data before it")
+    log = f"{submission.job}_0" if array is not None else submission.job
+    lines += [
+        f"  malmoi slurm status {request.run}",
+        f"  tail -F {request.run / JOB_FOLDER}/job-{log}.log",
+        f"  scancel {' '.join(jobs)}",
+    ]
+    return "\n".join(lines)

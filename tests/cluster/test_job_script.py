@@ -1,0 +1,181 @@
+"""The job script on a real cluster, around a rank of a few lines of bash: what it does when Slurm does things to it."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.command_line import settings_as_yaml
+from configs.schema import CorpusSettings, RunSettings, TrainSettings
+from launch.slurm_script import TRAIN_TEMPLATE
+from tests.cluster.cluster import Cluster, wait_for
+from tests.cluster.runs import SubmittedRun, submit
+
+RankOf = Callable[..., tuple[str, str]]
+RANK = """
+# Counts to LAST, ten a second, from its newest checkpoint; saves and stops when it is asked to.
+run=$1 last=$2 kind=$3
+mkdir -p "$run/checkpoints"
+step=$(find "$run/checkpoints" -name 'step-*' | sed 's/.*step-0*//' | sort -n | tail -n 1)
+step=${step:-0}
+save() { mkdir -p "$run/checkpoints/step-$(printf %06d "$step")"; }
+case $kind in
+  counts) trap 'save; exit 75' USR1 TERM ;;
+  deaf) trap '' USR1 TERM ;;
+  fails_on) trap '' USR1 TERM; step=$((step + 1)); if ((step < last)); then save; exit 1; fi ;;
+  fails) echo 'no such device' >&2; exit 1 ;;
+esac
+while ((step < last)); do sleep 0.1; step=$((step + 1)); done
+save
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = RunSettings(
+        corpus=CorpusSettings(input=("here.txt",)), train=TrainSettings(global_batch=8, micro_batch=4, steps=1)
+    )
+    file = tmp_path_factory.mktemp("config") / "settings.yaml"
+    file.write_text(settings_as_yaml(settings))
+    return file
+
+
+@pytest.fixture(scope="module")
+def rank_of(tmp_path_factory: pytest.TempPathFactory) -> RankOf:
+    folder = tmp_path_factory.mktemp("templates")
+    (folder / "rank.sh").write_text(RANK)
+
+    def template(last: int, kind: str = "counts") -> tuple[str, str]:
+        """Words that have `malmoi slurm submit` train by the rank above."""
+        file = folder / f"{kind}-{last}.sh"
+        text, command = TRAIN_TEMPLATE.read_text(), "command=(@@{command})"
+        assert text.count(command) == 1
+        file.write_text(text.replace(command, f'command=(bash {folder}/rank.sh "$run" {last} {kind})'))
+        return ("--template", str(file))
+
+    return template
+
+
+@pytest.fixture(scope="module")
+def warned_by_the_clock(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SubmittedRun]:
+    """A job of one minute that needs more, begun before the other tests, since nobody need watch it."""
+    words = ("--time", "1", "--warning_seconds", "30", "--sbatch", "nodelist=n1")
+    yield submit(cluster, config, tmp_path_factory.mktemp("clock") / "run", *rank_of(400), *words)
+
+
+def test_a_preempted_job_saves_in_its_grace_period_and_is_requeued(
+    cluster: Cluster, config: Path, rank_of: RankOf, warned_by_the_clock: SubmittedRun, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(40), "--sbatch", "nodelist=n2")
+    wait_for(lambda: len(run.starts()) == 1 and (run.folder / "checkpoints").exists(), 30, run.log())
+    urgent = ("--partition=urgent", "--nodelist=n2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 2")
+    cluster.ask("sbatch", *urgent)
+    fields = run.wait_for_end("COMPLETED")
+    assert fields["Restarts"] == "1", run.log()
+    saved = int(run.starts()[1].split()[2])
+    assert 0 < saved < 40
+    assert f"requeued as {run.job}; goes on from step {saved}" in run.log() and "cancelled:" not in run.log()
+
+
+def test_of_an_array_only_the_task_that_was_warned_is_requeued(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    grid = ("--grid", "train.seed=1,2")
+    sweep = submit(cluster, config, tmp_path / "sweep", *rank_of(50), *grid, subcommand="sweep")
+    starts = [tmp_path / "sweep" / name / "slurm" / "starts" for name in ("000", "001")]
+    wait_for(lambda: all(file.is_file() for file in starts), 30, "both tasks started")
+    wait_for(lambda: all((file.parents[1] / "checkpoints").exists() for file in starts), 30, "both tasks count")
+    cluster.ask("scancel", "--batch", "--signal=USR1", f"{sweep.job}_1")
+    restarts = [cluster.wait_for_state(f"{sweep.job}_{task}", "COMPLETED")["Restarts"] for task in (0, 1)]
+    assert restarts == ["0", "1"]
+    assert [len(file.read_text().splitlines()) for file in starts] == [1, 2]
+
+
+def test_a_port_that_something_listens_on_is_passed_over(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    first = submit(cluster, config, tmp_path / "first", *rank_of(1))
+    first.wait_for_end("COMPLETED")
+    taken = 12000 + (int(first.job) + 1) % 20000
+    with socket.create_server(("127.0.0.1", taken)):
+        second = submit(cluster, config, tmp_path / "second", *rank_of(1))
+        assert int(second.job) == int(first.job) + 1
+        second.wait_for_end("COMPLETED")
+    assert f"rendezvous n1:{taken - 1}," in first.log()
+    assert f"rendezvous n1:{taken + 1}," in second.log()
+
+
+def test_a_port_that_another_job_has_locked_is_passed_over(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    first = submit(cluster, config, tmp_path / "first", *rank_of(1))
+    first.wait_for_end("COMPLETED")
+    taken = 12000 + (int(first.job) + 1) % 20000
+    holder = subprocess.Popen(["flock", "--no-fork", f"/tmp/malmoi-port-{taken}.lock", "sleep", "60"])
+    try:
+        second = submit(cluster, config, tmp_path / "second", *rank_of(1))
+        second.wait_for_end("COMPLETED")
+    finally:
+        holder.terminate()
+        holder.wait()
+    assert f"rendezvous n1:{taken + 1}," in second.log()
+
+
+def test_failures_that_bring_new_checkpoints_are_no_reason_to_give_up(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(3, "fails_on"), "--retries", "0")
+    assert run.wait_for_end("COMPLETED")["Restarts"] == "2"
+    assert [line.split()[2] for line in run.starts()] == ["0", "1", "2"]
+
+
+def test_failures_that_bring_none_end_at_the_bound_with_the_ranks_words(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(3, "fails"), "--retries", "1")
+    fields = run.wait_for_end("FAILED")
+    assert (fields["Restarts"], fields["ExitCode"]) == ("1", "1:0")
+    assert run.log().count("no such device") == 2
+    assert "2 starts in a row brought no checkpoint" in run.log()
+
+
+def test_ranks_that_do_not_stop_when_asked_are_requeued_before_the_time_limit(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    words = (*rank_of(600, "deaf"), "--warning_seconds", "4", "--retries", "1")
+    run = submit(cluster, config, tmp_path / "run", *words)
+    wait_for(lambda: (run.folder / "checkpoints").exists(), 30, run.log())
+    cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
+    wait_for(lambda: cluster.job(run.job)["Restarts"] == "1", 30, run.log())
+    assert "did not stop in time" in run.log()
+    cluster.ask("scancel", run.job)
+
+
+def test_a_run_folder_that_one_node_does_not_see_is_said_and_not_requeued(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    if not cluster.namespace or os.getuid() != 0:
+        pytest.skip("nodes have no view of the disks of their own here")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    enter = ("nsenter", f"--target={cluster.pid('slurmd.n2')}", "--mount")
+    subprocess.run([*enter, "mount", "-t", "tmpfs", "none", str(hidden)], check=True)
+    try:
+        run = submit(cluster, config, hidden / "run", *rank_of(3), "--nodes", "2")
+        assert run.wait_for_end("FAILED")["ExitCode"] == "2:0"
+        assert "is not there on every node" in run.log()
+    finally:
+        subprocess.run([*enter, "umount", str(hidden)], check=True)
+
+
+def test_the_clock_warns_a_job_which_saves_and_is_requeued(warned_by_the_clock: SubmittedRun) -> None:
+    fields = warned_by_the_clock.wait_for_end("COMPLETED")
+    assert int(fields["Restarts"]) >= 1
+    saved = int(warned_by_the_clock.starts()[1].split()[2])
+    assert 0 < saved < 400
+    assert "SIGUSR1: the ranks are asked to save" in warned_by_the_clock.log()

@@ -1,0 +1,269 @@
+"""Real training on a real two-node cluster: the same losses as on one rank, whatever happens to the job."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from configs.command_line import settings_as_yaml
+from configs.schema import RunSettings
+from tests.cluster.cluster import Cluster, wait_for
+from tests.cluster.runs import SubmittedRun, malmoi_slurm, submit
+
+STEPS = 100
+TWO_NODES = ("--nodes", "2")
+BACKENDS = ["ddp", "zero2"]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with dropout, long enough to be interrupted, with a cache of shards of its own."""
+    folder = tmp_path_factory.mktemp("cluster")
+    settings = replace(
+        tiny_settings,
+        data=replace(tiny_settings.data, cache=str(folder / "cache")),
+        model=replace(tiny_settings.model, dropout=0.1),
+        train=replace(tiny_settings.train, steps=STEPS, save_every=20, evaluate_every=50),
+    )
+    file = folder / "tiny.yaml"
+    file.write_text(settings_as_yaml(settings))
+    return file
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture(scope="module")
+def one_rank(cluster: Cluster, config: Path, tmp_path_factory: pytest.TempPathFactory) -> SubmittedRun:
+    run = submit(cluster, config, tmp_path_factory.mktemp("one") / "run")
+    run.wait_for_end("COMPLETED")
+    return run
+
+
+@pytest.fixture(scope="module")
+def two_nodes(cluster: Cluster, config: Path, tmp_path_factory: pytest.TempPathFactory) -> SubmittedRun:
+    """Undisturbed, over two nodes. The first job here, so that its four tasks meet no shards yet."""
+    run = submit(cluster, config, tmp_path_factory.mktemp("two") / "run", *TWO_NODES)
+    run.wait_for_end("COMPLETED")
+    return run
+
+
+def test_every_task_of_a_job_asks_for_the_data_and_it_is_built_once(
+    cluster: Cluster, config: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ("--ranks_per_node", "2", "--train.steps", "1", "--train.micro_batch", "2", "--tokenizer.path", "null")
+    job = submit(cluster, config, run, *TWO_NODES, *words, "--data.cache", str(tmp_path / "cache"))
+    builds: set[str] = set()
+
+    def has_ended() -> bool:
+        for folder in (run, tmp_path / "cache"):
+            builds.update(file.name for file in folder.glob(".*.building-*"))
+        return cluster.job(job.job)["JobState"] in ("COMPLETED", "FAILED")
+
+    wait_for(has_ended, 120, job.log())
+    job.wait_for_end("COMPLETED")
+    assert len([name for name in builds if name.startswith(".tokenizer")]) == 1, builds
+    assert len([name for name in builds if not name.startswith(".tokenizer")]) <= 1, builds
+    assert len([folder for folder in (tmp_path / "cache").iterdir() if not folder.name.startswith(".")]) == 1
+    assert len(list(run.glob("slurm/*/rank-*.log"))) == 4
+
+
+def test_one_node_and_two_log_the_losses_of_one_rank(one_rank: SubmittedRun, two_nodes: SubmittedRun) -> None:
+    assert len(one_rank.losses()) == len(two_nodes.losses()) == STEPS
+    assert max(abs(a - b) for a, b in zip(one_rank.losses(), two_nodes.losses(), strict=True)) < 5e-6
+    assert two_nodes.log().count("2 ranks, rendezvous n1:") == 1
+    names = [file.name for file in (two_nodes.folder / "slurm" / f"{two_nodes.job}-0").iterdir()]
+    assert sorted(names) == ["rank-0.log", "rank-1.log"], "one log a rank"
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "ddp"])
+def test_every_backend_logs_the_losses_of_one_rank(
+    cluster: Cluster, config: Path, one_rank: SubmittedRun, tmp_path: Path, backend: str
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *TWO_NODES, "--parallel.backend", backend)
+    run.wait_for_end("COMPLETED")
+    assert max(abs(a - b) for a, b in zip(one_rank.losses(), run.losses(), strict=True)) < 5e-6
+
+
+def test_a_warned_job_saves_is_requeued_and_ends_with_the_weights_of_an_undisturbed_run(
+    cluster: Cluster, config: Path, two_nodes: SubmittedRun, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *TWO_NODES)
+    run.wait_for_step(21)
+    cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
+    fields = run.wait_for_end("COMPLETED")
+    assert fields["Restarts"] == "1"
+    assert [line.split()[:2] for line in run.starts()] == [[run.job, "0"], [run.job, "1"]]
+    saved = int(run.starts()[1].split()[2])
+    assert 21 <= saved < STEPS and saved % 20, "the step of the warning, not of a planned checkpoint"
+    assert f"requeued as {run.job}; goes on from step {saved}" in run.log()
+    assert f"going on from step {saved}" in run.rank_logs()
+    assert run.losses() == two_nodes.losses()
+    assert same_weights(run.folder, two_nodes.folder)
+    status = malmoi_slurm(cluster, "status", str(run.folder)).stdout
+    assert f"job {run.job}: COMPLETED" in status and "restarts of the latest submission 1" in status
+    assert f"step {STEPS} of {STEPS}, loss {run.losses()[-1]:.4f}" in status
+
+
+def test_a_cancelled_job_saves_and_is_not_requeued_and_goes_on_when_submitted_again(
+    cluster: Cluster, config: Path, two_nodes: SubmittedRun, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *TWO_NODES)
+    run.wait_for_step(21)
+    cluster.ask("scancel", run.job)
+    fields = run.wait_for_end("CANCELLED")
+    wait_for(lambda: "cancelled: the newest checkpoint" in run.log(), 30, run.log())
+    assert fields["Restarts"] == "0" and len(run.starts()) == 1
+    saved = run.newest_checkpoint()
+    assert saved >= 21 and f"newest checkpoint is of step {saved}" in run.log()
+    again = submit(cluster, config, tmp_path / "run", *TWO_NODES)
+    again.wait_for_end("COMPLETED")
+    assert again.starts()[-1].split()[:3] == [again.job, "0", str(saved)]
+    assert same_weights(run.folder, two_nodes.folder)
+
+
+def test_after_a_node_is_lost_the_job_is_requeued_and_goes_on(
+    cluster: Cluster, config: Path, two_nodes: SubmittedRun, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *TWO_NODES)
+    run.wait_for_step(21)
+    ranks = [pid for pid in psutil.pids() if _trains(pid, run.folder, "n2")]
+    cluster.kill("slurmd.n2")
+    # A node that is lost takes its ranks along; here they only share its name.
+    for pid in ranks:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: "DOWN" in cluster.ask("sinfo", "--noheader", "--node=n2", "--format=%T").upper(), 60, "n2 down")
+    wait_for(lambda: cluster.job(run.job)["Restarts"] == "1", 60, "requeued")
+    cluster.start_node("n2")
+    fields = run.wait_for_end("COMPLETED")
+    assert fields["Restarts"] == "1"
+    assert same_weights(run.folder, two_nodes.folder)
+
+
+def _trains(pid: int, folder: Path, node: str) -> bool:
+    """Whether a process is a rank of the run in `folder` on `node`."""
+    try:
+        process = psutil.Process(pid)
+        words, environment = process.cmdline(), process.environ()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+    return str(folder) in words and "train" in words and environment.get("SLURMD_NODENAME") == node
+
+
+def test_a_killed_rank_ends_the_job_soon_with_its_error_and_the_job_goes_on_up_to_its_bound(
+    cluster: Cluster, config: Path, two_nodes: SubmittedRun, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *TWO_NODES, "--retries", "1", "--train.save_every", "0")
+    for start in (0, 1):
+        wait_for(lambda start=start: len(run.starts()) == start + 1, 60, f"start {start}\n{run.log()}")
+        run.wait_for_step(5)
+        (rank,) = [pid for pid in psutil.pids() if _trains(pid, run.folder, "n2") and _is_python(pid)]
+        os.kill(rank, signal.SIGKILL)
+        killed = time.monotonic()
+        wait_for(lambda start=start: run.log().count("ended with code 137; the end of") == start + 1, 30, run.log())
+        cluster.wait_for_state(run.job, "PENDING", "FAILED", "COMPLETING", "REQUEUED")
+        assert time.monotonic() - killed < 30
+        (run.folder / "metrics.jsonl").unlink(missing_ok=True)
+    fields = run.wait_for_end("FAILED")
+    assert fields["Restarts"] == "1"
+    assert "rank 1 on n2 ended with code 137" in run.log()
+    assert "rank 1 on n2 ended with code 137, signal 9" in run.rank_logs()
+    assert "2 starts in a row brought no checkpoint after step 0; not started again" in run.log()
+    again = submit(cluster, config, tmp_path / "run", *TWO_NODES, "--train.save_every", "0")
+    again.wait_for_end("COMPLETED")
+    assert same_weights(again.folder, two_nodes.folder)
+
+
+def _is_python(pid: int) -> bool:
+    return psutil.Process(pid).name().startswith("python")
+
+
+def test_bad_input_ends_the_job_with_code_2_and_its_reason_and_is_not_requeued(
+    cluster: Cluster, config: Path, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone.jsonl"
+    run = submit(cluster, config, tmp_path / "run", *TWO_NODES, "--corpus.input", f"[{gone}]", "--data.cache", "null")
+    fields = run.wait_for_end("FAILED")
+    assert fields["ExitCode"] == "2:0" and fields["Restarts"] == "0"
+    assert f"{gone}" in run.log() and "malmoi train:" in run.log() and "not requeued" in run.log()
+    assert "Traceback" not in run.rank_logs()
+
+
+def test_two_jobs_on_one_node_train_at_once_at_ports_of_their_own(
+    cluster: Cluster, config: Path, one_rank: SubmittedRun, tmp_path: Path
+) -> None:
+    words = ("--ranks_per_node", "2", "--sbatch", "nodelist=n1")
+    runs = [submit(cluster, config, tmp_path / name, *words) for name in ("a", "b")]
+    wait_for(lambda: all("rendezvous" in run.log() for run in runs), 60, "both started")
+    assert len({run.log().split("rendezvous n1:")[1].split(",")[0] for run in runs}) == 2
+    for run in runs:
+        run.wait_for_end("COMPLETED")
+        assert max(abs(a - b) for a, b in zip(run.losses(), one_rank.losses(), strict=True)) < 5e-6
+
+
+def test_a_data_job_prepares_and_training_waits_for_it(cluster: Cluster, config: Path, tmp_path: Path) -> None:
+    words = (
+        "--data_job",
+        "--data_cpus",
+        "2",
+        "--data_time",
+        "10",
+        "--train.steps",
+        "2",
+        "--data.cache",
+        str(tmp_path / "cache"),
+    )
+    run = submit(cluster, config, tmp_path / "run", *words)
+    data = run.said.split("\njob ")[1].split()[0]
+    waiting = cluster.job(run.job)
+    assert waiting["JobState"] == "PENDING" and waiting["Dependency"].startswith(f"afterok:{data}")
+    assert f"job {data}: " in malmoi_slurm(cluster, "status", str(run.folder)).stdout
+    run.wait_for_end("COMPLETED")
+    assert cluster.job(data)["JobState"] == "COMPLETED"
+    assert "preparing" in (run.folder / "slurm" / f"data-{data}.log").read_text()
+
+
+def test_a_chain_goes_on_over_allocations_until_the_run_is_done(
+    cluster: Cluster, config: Path, one_rank: SubmittedRun, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", "--until_done")
+    run.wait_for_step(21)
+    cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
+    wait_for(lambda: len(run.starts()) == 2, 60, run.log())
+    second = run.starts()[1].split()[0]
+    assert second == run.starts()[0].split()[5] != run.job
+    cluster.wait_for_state(second, "COMPLETED")
+    third = run.starts()[1].split()[5]
+    assert cluster.job(third)["JobState"] == "CANCELLED", "nothing is left in the queue"
+    assert cluster.job(run.job)["Restarts"] == "0"
+    assert run.losses() == one_rank.losses()
+    assert same_weights(run.folder, one_rank.folder)
+    assert "restarts of the latest submission 1" in malmoi_slurm(cluster, "status", str(run.folder)).stdout
+
+
+def test_a_sweep_trains_a_run_for_each_combination_and_ranks_them(
+    cluster: Cluster, config: Path, tmp_path: Path
+) -> None:
+    words = ("--train.steps", "15", "--grid", "train.learning_rate=1e-4,1e-2,1e-3", "train.seed=1")
+    sweep = submit(cluster, config, tmp_path / "sweep", *words, subcommand="sweep")
+    for task in (0, 1, 2):
+        cluster.wait_for_state(f"{sweep.job}_{task}", "COMPLETED")
+    table = [line.split() for line in malmoi_slurm(cluster, "status", str(sweep.folder)).stdout.splitlines()]
+    assert table[0][:3] == ["run", "train.learning_rate", "train.seed"]
+    assert [line[:3] for line in table[1:]] == [["001", "1e-2", "1"], ["002", "1e-3", "1"], ["000", "1e-4", "1"]]
+    assert all(line[-1] == "done" for line in table[1:])
+    figures = [float(line[3]) for line in table[1:]]
+    assert figures == sorted(figures)

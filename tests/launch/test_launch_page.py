@@ -1,0 +1,52 @@
+"""docs/launch.md says what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.backends import GIB_OF_A_GPU, GPUS, USABLE, WAYS, cell, needed_gib, table
+from configs.command_line import parse_settings
+from configs.commands import SlurmOptions
+from configs.schema import RunSettings
+from tests.launching import ROOT
+
+PAGE = (ROOT / "docs" / "launch.md").read_text()
+
+
+def test_the_table_of_backends_is_what_the_arithmetic_gives() -> None:
+    assert "\n".join(table()) in PAGE
+
+
+@pytest.mark.parametrize("preset", ["gpt2-small", "gpt2-xl", "gpt3-6.7b"])
+def test_the_first_way_that_fits_is_chosen(preset: str) -> None:
+    settings = parse_settings(RunSettings, ["--config", preset], "", "")
+    for memory in GIB_OF_A_GPU:
+        chosen = [way.name for way in WAYS].index(cell(settings, memory))
+        needs = [needed_gib(settings, way, GPUS) for way in WAYS[: chosen + 1]]
+        assert needs[-1] <= USABLE * memory and all(need > USABLE * memory for need in needs[:-1])
+
+
+def test_every_option_and_message_of_the_page_exists() -> None:
+    code = "".join(file.read_text() for folder in ("launch", "train") for file in (ROOT / folder).rglob("*.*sh"))
+    code += "".join(file.read_text() for folder in ("launch", "train") for file in (ROOT / folder).glob("*.py"))
+    slurm = PAGE[PAGE.index("## Slurm") : PAGE.index("## By hand")]
+    others = {"config", "cluster", "run", "help", "grid"}
+    for option in set(re.findall(r"(?<![\w-])--(\w+)", slurm)) - others:
+        assert option in SlurmOptions.__dataclass_fields__ or f"{option}" in RunSettings.__dataclass_fields__, option
+    for message in (
+        "a disk of this machine that the nodes do not see",
+        "is not there on every node",
+        "starts in a row brought no checkpoint",
+        "the ranks did not stop in time",
+        "this cluster requeues no jobs",
+        "no job could be queued to go on after this one",
+        "another process trains here",
+        "without RANK",
+    ):
+        assert message in PAGE and message in code, message
+
+
+def test_the_files_that_the_page_names_are_there() -> None:
+    for name in re.findall(r"(?:configs|launch|benchmarks)/[\w/]+\.\w+", PAGE):
+        assert (ROOT / Path(name)).is_file(), name

@@ -1,0 +1,287 @@
+"""Job scripts as text, and what is refused before the queue; tests/cluster runs them."""
+
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.command_line import settings_as_yaml
+from configs.commands import SlurmOptions
+from configs.errors import BadInput
+from configs.schema import RunSettings
+from launch.cli import main
+from launch.slurm_checks import check_request, check_shared_disk, file_system
+from launch.slurm_cluster import GPUS, time_limit_seconds
+from launch.slurm_request import Request, parse_request
+from launch.slurm_script import DATA_TEMPLATE, TRAIN_TEMPLATE, JobTemplate, data_script
+from launch.slurm_sweep import combinations, grid_of
+from tests.launching import malmoi
+
+SHELLCHECK = str(Path(sys.executable).parent / "shellcheck")
+EVERYTHING = (
+    *("--nodes", "2", "--gpus_per_node", "8", "--gpu_type", "a100", "--cpus_per_rank", "4", "--memory", "100G"),
+    *("--exclusive", "--time", "04:00:00", "--partition", "gpu", "--account", "us", "--qos", "high"),
+    *("--constraint", "ib&nvlink", "--mail", "me@here.kr", "--job_name", "korean", "--sbatch", "nice=100", "hold"),
+    *("--module", "cuda/12", "gcc", "--setup", "export HF_HOME=/scratch/hf", "--network_interface", "ib0"),
+    *("--warning_seconds", "600", "--retries", "5", "--until_done"),
+)
+
+
+def in_process(*words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a `malmoi slurm` command line, without the second that a process takes."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        code = main(["slurm", *words])
+    return code, out.getvalue(), err.getvalue()
+
+
+def rendered(*words: str) -> str:
+    code, out, err = in_process("render", *words)
+    assert code == 0, err
+    return out
+
+
+def refused(*words: str) -> str:
+    code, out, err = in_process(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    return err
+
+
+def request(*words: str) -> Request:
+    return parse_request(["--config", "gpt2-small", *words], "malmoi slurm render", "")
+
+
+def shellcheck(script: str) -> str:
+    return subprocess.run([SHELLCHECK, "-"], input=script, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--gpus_per_node", "0", "--run", "runs/with blank and 'quote'"),
+        EVERYTHING,
+        ("--conda", "env"),
+        ("--pyxis", "nvcr.io#nvidia/pytorch:25.01-py3", "--mount", "/data", "/a:/b"),
+        ("--grid", "train.seed=1,2,3", "--at_once", "2"),
+    ],
+    ids=["plain", "awkward folder", "everything", "conda", "pyxis", "sweep"],
+)
+def test_shellcheck_finds_nothing_in_what_is_rendered(words: tuple[str, ...]) -> None:
+    script = rendered("--config", "gpt2-small", *words)
+    assert "@@" not in script
+    assert shellcheck(script) == ""
+    assert shellcheck(data_script(request(), Path("/r"), "gpt2-small", ())) == ""
+    assert "SC" in shellcheck("#!/bin/bash\necho $1\n"), "the check itself works"
+
+
+def test_each_option_appears_in_the_script(tmp_path: Path) -> None:
+    lines = rendered("--config", "gpt2-small", "--run", str(tmp_path), *EVERYTHING, "--train.steps", "7").splitlines()
+    for line in (
+        f"#SBATCH --chdir={Path.cwd()}",
+        "#SBATCH --job-name=korean",
+        "#SBATCH --nodes=2",
+        "#SBATCH --ntasks-per-node=8",
+        "#SBATCH --gpus-per-node=a100:8",
+        "#SBATCH --cpus-per-task=4",
+        "#SBATCH --mem=100G",
+        "#SBATCH --exclusive",
+        "#SBATCH --time=04:00:00",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --account=us",
+        "#SBATCH --qos=high",
+        "#SBATCH --constraint=ib&nvlink",
+        "#SBATCH --mail-user=me@here.kr",
+        "#SBATCH --mail-type=END,FAIL,REQUEUE",
+        "#SBATCH --nice=100",
+        "#SBATCH --hold",
+        f"#SBATCH --output={tmp_path}/slurm/job-%j.log",
+        "#SBATCH --signal=B:USR1@600",
+        "#SBATCH --no-requeue",
+        "module load cuda/12 gcc",
+        "export HF_HOME=/scratch/hf",
+        "export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0",
+        "retries=5",
+        "warning_seconds=600",
+        "until_done=true",
+        'command=(python -m train --config "$settings" --run "$run" --train.steps 7)',
+        "settings=gpt2-small",
+        f"run={tmp_path}",
+    ):
+        assert line in lines, line
+
+
+def test_a_job_without_gpus_asks_for_none_and_is_requeued_by_itself() -> None:
+    script = rendered("--config", "gpt2-small", "--gpus_per_node", "0", "--ranks_per_node", "4")
+    assert "gpus" not in script
+    assert "#SBATCH --ntasks-per-node=4\n" in script and "#SBATCH --requeue\n" in script
+
+
+def test_environments_are_activated_as_asked(tmp_path: Path) -> None:
+    image = tmp_path / "malmoi.sif"
+    image.touch()
+    own = rendered("--config", "gpt2-small")
+    assert f"source {sys.prefix}/bin/activate\n" in own
+    conda = rendered("--config", "gpt2-small", "--conda", "korean")
+    assert "conda activate korean\n" in conda and "bin/activate" not in conda
+    box = rendered("--config", "gpt2-small", "--apptainer", str(image), "--mount", "/data", "--run", str(tmp_path))
+    assert f"command=(apptainer exec --nv --bind {tmp_path},/data {image} python -m train" in box
+    pyxis = rendered("--config", "gpt2-small", "--pyxis", "nv/torch:1", "--mount", "/data", "--run", str(tmp_path))
+    assert f"--container-image=nv/torch:1 --container-mounts={tmp_path}:{tmp_path},/data:/data bash -c" in pyxis
+    data = data_script(request("--apptainer", str(image)), tmp_path, "", ())
+    assert "--nv" not in data and f"{image} malmoi prepare" in data
+
+
+def test_a_clusters_options_come_from_a_file_and_the_command_line_goes_over_them(tmp_path: Path) -> None:
+    file = tmp_path / "here.yaml"
+    file.write_text('partition: gpu\naccount: us\ntime: "12:00:00"\nmodule: [cuda, gcc]\n')
+    script = rendered("--cluster", str(file), "--config", "gpt2-small", "--account", "them")
+    assert "#SBATCH --partition=gpu\n" in script and "#SBATCH --account=them\n" in script
+    assert "#SBATCH --time=12:00:00\n" in script and "module load cuda gcc\n" in script
+    file.write_text("partitoin: gpu\n")
+    assert f"{file}:1: unknown setting 'partitoin'; did you mean 'partition'?" in refused(
+        "render", "--cluster", str(file)
+    )
+
+
+def test_an_array_picks_its_run_by_its_number() -> None:
+    script = rendered("--config", "gpt2-small", "--run", "/s", "--grid", "train.seed=1,2", "data.held_out=0.1,0.2,0.3")
+    assert "#SBATCH --array=0-5\n" in script
+    assert "/slurm/job-%A_%a.log\n" in script
+    assert 'run=/s/$(printf %03d "$SLURM_ARRAY_TASK_ID")\n' in script
+
+
+def test_ones_own_template_is_filled_in(tmp_path: Path) -> None:
+    template = tmp_path / "mine.sh"
+    template.write_text("#!/bin/bash\n@@{sbatch}\n# mine\n@@{command}\n")
+    assert "# mine\npython -m train" in rendered("--config", "gpt2-small", "--template", str(template))
+    template.write_text("@@{no_such}")
+    assert "cannot be filled in" in refused("render", "--config", "gpt2-small", "--template", str(template))
+
+
+def test_templates_are_bash_as_they_lie_there() -> None:
+    for template in (TRAIN_TEMPLATE, DATA_TEMPLATE):
+        names = JobTemplate(template.read_text()).get_identifiers()
+        filled = JobTemplate(template.read_text()).substitute(dict.fromkeys(names, "true"))
+        assert subprocess.run(["bash", "-n"], input=filled, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--nodes", "3"),
+            "train.global_batch 512 is no multiple of train.micro_batch 16 x 3 ranks (3 nodes x 1) = 48",
+        ),
+        (("--nodes", "0"), "--nodes 0: choose 1 or more"),
+        (("--gpus_per_node", "2", "--ranks_per_node", "4"), "more ranks than the 2 GPUs"),
+        (("--time", "4"), "--time 4 is no longer than --warning_seconds 300"),
+        (("--time", "tomorrow"), "--time tomorrow: write DAYS-HOURS"),
+        (("--partitoin", "gpu"), "unknown option '--partitoin'; did you mean '--partition'?"),
+        (("--train.setps", "3"), "unknown option '--train.setps'; did you mean '--train.steps'?"),
+        (("--train.steps", "many"), "train.steps"),
+        (("--apptainer", "/no/image.sif"), "/no/image.sif: no such image"),
+        (("--venv", "/no/venv"), "/no/venv: no bin/activate there"),
+        (("--template", "/no/template.sh"), "/no/template.sh: cannot be read"),
+        (("--grid", "train.sed=1,2"), "'train.sed' is no setting to sweep over; did you mean 'train.seed'?"),
+        (("--grid", "train.seed"), "write NAME=VALUE,VALUE"),
+        (("--grid", "train.seed=1,1"), "a value is there twice"),
+    ],
+)
+def test_bad_use_is_refused_before_anything_is_rendered(words: tuple[str, ...], said: str) -> None:
+    assert said in refused("render", "--config", "gpt2-small", *words)
+
+
+def test_without_slurm_submit_says_where_to_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no scontrol here: run this where" in refused(
+        "submit", "--config", "gpt2-small", "--run", str(tmp_path / "r")
+    )
+    assert not (tmp_path / "r").exists(), "nothing is left behind"
+
+
+def test_a_config_that_does_not_parse_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("train:\n  setps: 3\n")
+    assert f"{file}:2: unknown setting 'train.setps'" in refused("submit", "--config", str(file))
+
+
+def test_a_run_folder_on_this_machines_own_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = request("--run", str(tmp_path / "run"))
+    with pytest.raises(BadInput, match=r"a disk of this machine that the nodes do not see.*--shared_disk true"):
+        check_shared_disk(request("--run", "/dev/shm/run"))
+    check_shared_disk(request("--run", "/dev/shm/run", "--shared_disk", "true"))
+    with pytest.raises(BadInput, match="--shared_disk true"):
+        check_shared_disk(request("--run", str(tmp_path / "run"), "--shared_disk", "false"))
+    # No test can mount a network disk: only what the kernel says of it is set.
+    monkeypatch.setattr("launch.slurm_checks.file_system", lambda path: ("nfs4", "/home"))
+    check_shared_disk(here)
+
+
+def test_the_nearest_mount_tells_the_file_system() -> None:
+    assert file_system(Path("/dev/shm/deep/in/there"))[1] == "/dev/shm"
+    assert file_system(Path("/proc/1"))[0] == "proc"
+
+
+@given(days=st.integers(0, 99), hours=st.integers(0, 23), minutes=st.integers(0, 59), seconds=st.integers(0, 59))
+def test_time_limits_are_read_as_slurm_reads_them(days: int, hours: int, minutes: int, seconds: int) -> None:
+    whole = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    assert time_limit_seconds(f"{days}-{hours:02d}:{minutes:02d}:{seconds:02d}") == whole
+    assert time_limit_seconds(f"{hours}:{minutes}:{seconds}") == whole - days * 86400
+    assert time_limit_seconds(f"{minutes}:{seconds}") == minutes * 60 + seconds
+    assert time_limit_seconds(str(minutes)) == minutes * 60
+    assert time_limit_seconds(f"{days}-{hours}") == (days * 24 + hours) * 3600
+
+
+@pytest.mark.parametrize(
+    ("resources", "found"),
+    [
+        ("gpu:2", [("", 2)]),
+        ("gpu:a100:8(S:0-1),nvme:1", [("a100", 8)]),
+        ("gpu:a100:4,gpu:v100:2", [("a100", 4), ("v100", 2)]),
+        ("(null)", []),
+    ],
+)
+def test_a_nodes_gpus_are_read_from_its_resources(resources: str, found: list[tuple[str, int]]) -> None:
+    assert [(match["kind"] or "", int(match["count"])) for match in GPUS.finditer(resources)] == found
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=3))
+def test_a_grid_gives_every_combination_once(sizes: list[int]) -> None:
+    names = ("train.seed", "train.beta1", "model.n_layer")
+    words = [f"{name}={','.join(map(str, range(size)))}" for name, size in zip(names, sizes, strict=False)]
+    runs = combinations(grid_of(words))
+    count = 1
+    for size in sizes:
+        count *= size
+    assert len({tuple(run.values.items()) for run in runs}) == len(runs) == count
+    assert [run.folder for run in runs] == [f"{number:03d}" for number in range(count)]
+
+
+def test_commas_in_brackets_part_no_values() -> None:
+    assert grid_of(["corpus.input=[a,b],[c]"]) == {"corpus.input": ["[a,b]", "[c]"]}
+
+
+def test_every_field_of_the_options_is_told_in_help() -> None:
+    done = malmoi("slurm", "submit", "--help")
+    assert done.returncode == 0
+    for name in SlurmOptions.__dataclass_fields__:
+        assert f"--{name}" in done.stdout
+    assert "Every setting of `malmoi train`" in done.stdout
+
+
+def test_the_settings_that_a_job_reads_are_those_of_the_command_line(tmp_path: Path) -> None:
+    from launch.slurm_submit import write_settings
+
+    asked = request("--run", str(tmp_path / "run"), "--train.seed", "7")
+    file = write_settings(asked.run, asked.settings)
+    assert file.read_text() == settings_as_yaml(asked.settings)
+    from configs.command_line import parse_settings
+
+    assert parse_settings(RunSettings, ["--config", str(file)], "", "") == asked.settings
+    assert asked.overrides == ("--train.seed", "7")
+    check_request(asked)
