@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -10,6 +11,9 @@ from configs.command_line import parse_settings
 from configs.commands import FewshotOptions
 from configs.errors import EXIT_DONE, BadInput, require_options
 from inference.fewshot_results import Point, TaskResult, describe_fit
+
+PLAIN_WIDTH = 140
+"""Columns of a table that goes into a file or a pipe, where nothing tells how wide the reader's window is."""
 
 
 def fewshot(argv: Sequence[str]) -> int:
@@ -37,6 +41,8 @@ def fewshot(argv: Sequence[str]) -> int:
         print(json.dumps(results_as_dict(results), ensure_ascii=False))
         return EXIT_DONE
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, PLAIN_WIDTH)
     console.print(results_table(results))
     for note in describe_fit(results):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
@@ -46,13 +52,13 @@ def fewshot(argv: Sequence[str]) -> int:
 def results_table(results: Sequence[TaskResult]) -> Table:
     """A row a score: its mean at each number of examples, what chance and the majority answer get, and documents."""
     shots = sorted({run.shots for result in results for run in result.runs})
-    table = Table(title=results[0].model, title_style="bold")
-    table.add_column("task")
-    table.add_column("score")
+    table = Table(title=results[0].model, title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    table.add_column("score", no_wrap=True)
     for count in shots:
-        table.add_column(f"{count} shot" if count == 1 else f"{count} shots", justify="right")
+        table.add_column(f"{count} shot" if count == 1 else f"{count} shots", justify="right", no_wrap=True)
     for name in ("chance", "majority", "documents"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         for number, metric in enumerate(result.metrics):
             points = {point.shots: point for point in result.curve(metric)}
@@ -71,7 +77,7 @@ def results_table(results: Sequence[TaskResult]) -> Table:
 def _shown(point: Point | None) -> str:
     if point is None:
         return ""
-    return _number(point.mean) + ("" if point.stderr is None else f" ± {_number(point.stderr)}")
+    return _number(point.mean) + ("" if point.stderr is None else f" ±{_number(point.stderr)}")
 
 
 def _number(value: float | None) -> str:

@@ -7,13 +7,15 @@ import torch
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
+from lm_eval.api.instance import Instance
+
 from configs.commands import FewshotOptions
 from configs.errors import BadInput
 from inference.baselines import baselines
 from inference.fewshot import Room, build_prompt, drawn_examples, open_model, run_fewshot
 from inference.fewshot_results import TaskResult, describe_fit, read_results
 from inference.generate import load_model
-from inference.task_files import FewshotTask, load_tasks
+from inference.task_files import Document, FewshotTask, load_tasks
 from launch.cli import main
 from tests.inference.fewshot_models import bert, gpt2, llama
 from tests.launching import malmoi
@@ -173,6 +175,19 @@ def test_prompts_that_outgrow_the_context_lose_whole_examples_and_say_so(tmp_pat
         told[0] == f"sentiment: {40 - len(fitting)} documents left out, longer than the model's context by themselves"
     )
     assert told[1].endswith(f"prompts outgrew the context and lost {sum(dropped)} examples")
+
+
+def test_a_prompt_fits_to_the_last_token_that_is_read(tmp_path: Path) -> None:
+    model = open_model(gpt2(tmp_path / "short", positions=64), 1)
+    choice, written = (load_tasks([name])[0].settings for name in ("sentiment", "open_qa"))
+    assert len(" 부정".encode()) == 7
+    document = Document("", ("부정", "긍정"), 0, ("답",))
+    # 64 tokens are read: 58 of the prompt and the answer's first 6.
+    assert Room(model, choice).holds("x" * 58, document)
+    assert not Room(model, choice).holds("x" * 59, document)
+    assert model.loglikelihood([Instance("loglikelihood", {}, ("x" * 58, " 부정"), 0)])[0][0] < 0
+    assert Room(model, written).holds("x" * (64 - written.max_gen_toks), document)
+    assert not Room(model, written).holds("x" * (65 - written.max_gen_toks), document)
 
 
 def test_chance_and_majority_are_scored_as_the_model_is() -> None:

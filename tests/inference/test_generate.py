@@ -12,7 +12,7 @@ from configs.errors import BadInput
 from configs.schema import SamplingSettings
 from inference.generate import Batching, LoadedModel, generate, load_model, read_prompts
 from launch.cli import main
-from tests.inference.fewshot_models import bert
+from tests.inference.fewshot_models import bert, gpt2
 from tests.launching import malmoi
 
 SETTINGS = SamplingSettings(max_new_tokens=12, seed=7)
@@ -150,15 +150,21 @@ PROMPTS = ["이순신", "영화는 정말", "그", "우리나라의 말과 글"]
 GREEDY = SamplingSettings(max_new_tokens=16, do_sample=False, num_return_sequences=1)
 
 
-@pytest.mark.parametrize("change", [{}, {"num_beams": 3}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}])
+@pytest.fixture(scope="module")
+def sensitive(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """A model whose next token depends on all that it reads, as a model of twenty steps' does not."""
+    return load_model(gpt2(tmp_path_factory.mktemp("sensitive")))
+
+
+@pytest.mark.parametrize("change", [{}, {"num_beams": 3}, {"repetition_penalty": 3.0}, {"no_repeat_ngram_size": 2}])
 def test_a_batch_padded_on_the_left_gives_the_texts_of_one_prompt_at_a_time(
-    loaded: LoadedModel, change: dict[str, object]
+    sensitive: LoadedModel, change: dict[str, object]
 ) -> None:
     settings = replace(GREEDY, **change)
-    alone = list(generate(loaded, PROMPTS, settings))
-    assert len({len(loaded.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}) > 2
+    alone = list(generate(sensitive, PROMPTS, settings, batching=Batching(1, logprobs=True)))
+    assert len({result.tokens[0][0].id for result in alone}) > 1, "the prompts matter"
     for size in (2, 3, 4):
-        assert list(generate(loaded, PROMPTS, settings, batching=Batching(size))) == alone
+        assert list(generate(sensitive, PROMPTS, settings, batching=Batching(size, logprobs=True))) == alone
 
 
 def test_a_batch_of_several_samples_keeps_each_with_its_prompt(loaded: LoadedModel) -> None:
