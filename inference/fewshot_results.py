@@ -112,11 +112,14 @@ def describe_fit(results: Sequence[TaskResult]) -> list[str]:
             told.append(
                 f"{result.task}: {result.left_out:,} documents left out, longer than the model's context by themselves"
             )
-        for run in result.runs:
-            if run.shortened_prompts:
+        for shots in sorted({run.shots for run in result.runs}):
+            runs = [run for run in result.runs if run.shots == shots]
+            shortened, lost = sum(r.shortened_prompts for r in runs), sum(r.dropped_examples for r in runs)
+            if shortened:
+                named = f"{result.task}, {shots} shot{'s' * (shots > 1)}"
+                whole = result.documents * len(runs)
                 told.append(
-                    f"{result.task}, {run.shots} shots, seed {run.seed}: {run.shortened_prompts:,} of "
-                    f"{result.documents:,} prompts outgrew the context and lost {run.dropped_examples:,} examples"
+                    f"{named}: {shortened:,} of {whole:,} prompts outgrew the context and lost {lost:,} examples"
                 )
     return told
 

@@ -72,7 +72,7 @@ def _chart(task: str, models: Sequence[ModelResults]) -> Chart:
     for name, value, dash in (("chance", baseline.chance, "dot"), ("majority", baseline.majority, "dash")):
         if value is not None:
             traces.append(_level(name, value, shots, dash))
-            told.append(f"{'dotted' if dash == 'dot' else 'dashed'}: {name}, {value:.3g}")
+            told.append(f" {'Dotted' if dash == 'dot' else 'Dashed'}: {name}, {value:.3g}.")
     layout = chart_layout(metric, legend=False)
     layout["xaxis"] |= {"title": {"text": "examples in the prompt"}, "tickvals": shots}
     if metric not in (*SIGNED, *LOWER_IS_BETTER):
@@ -80,7 +80,7 @@ def _chart(task: str, models: Sequence[ModelResults]) -> Chart:
     direction = " Lower is better." if metric in LOWER_IS_BETTER else ""
     seeds = max(point.seeds for _, result in shown for point in result.curve(metric))
     bars = f" Bars: standard error over {seeds} draws of examples." if seeds > 1 else ""
-    caption = f"{first.documents:,} documents.{direction}{bars} {'; '.join(told)}".strip()
+    caption = f"{first.documents:,} documents.{direction}{bars}{''.join(told)}"
     return Chart(task, caption, {"data": traces, "layout": layout})
 
 

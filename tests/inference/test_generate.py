@@ -156,7 +156,10 @@ def sensitive(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load_model(gpt2(tmp_path_factory.mktemp("sensitive")))
 
 
-@pytest.mark.parametrize("change", [{}, {"num_beams": 3}, {"repetition_penalty": 3.0}, {"no_repeat_ngram_size": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"num_beams": 3}, {"repetition_penalty": 50.0, "max_new_tokens": 60}, {"no_repeat_ngram_size": 2}],
+)
 def test_a_batch_padded_on_the_left_gives_the_texts_of_one_prompt_at_a_time(
     sensitive: LoadedModel, change: dict[str, object]
 ) -> None:

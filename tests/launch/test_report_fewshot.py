@@ -71,7 +71,7 @@ def test_results_in_the_run_folder_become_a_chart_a_task_and_a_row_a_score(run: 
     second = "topicmacro_f10.1250.312 ± 0.0620.438 ± 0.0620.250-1,234"
     assert first in seen and second in seen
     assert "topic: 7 documents left out" in seen
-    assert "topic, 5 shots, seed 1: 15 of 1,234 prompts outgrew the context and lost 20 examples" in seen
+    assert "topic, 5 shots: 30 of 2,468 prompts outgrew the context and lost 40 examples" in seen
 
 
 def test_several_models_are_a_curve_each(run: Path, tmp_path: Path) -> None:
