@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from configs.schema import (
     CorpusSettings,
     SamplingSettings,
-    SharedFilesystem,
     ShardSettings,
+    SharedFilesystem,
     TextSettings,
     VocabularySettings,
 )
@@ -62,16 +62,22 @@ class GenerateOptions(SamplingSettings):
     """Model folder."""
     prompts_file: str | None = None
     """File of prompts, one a line, instead of --prompt."""
+    batch: int = 1
+    """Prompts generated at once; when sampling, above 1 a prompt's samples depend on the others of its batch."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a sample; they are cut off."""
+    logprobs: bool = False
+    """Add the natural log-probability of each new token under the model itself, before temperature and top_k."""
     json: bool = False
     """Print one JSON object and nothing else."""
 
 
 @dataclass(frozen=True)
 class EvaluateOptions(TextSettings):
-    """Loss, perplexity and bits per byte of a model."""
+    """Loss, perplexity and bits per byte of a model, or of several in one table."""
 
-    model: str = ""
-    """Model folder."""
+    model: tuple[str, ...] = ()
+    """Model folders."""
     data: str = ""
     """A shard folder (its held-out part is scored), or a file or folder of text."""
     batch: int = 8
@@ -83,11 +89,57 @@ class EvaluateOptions(TextSettings):
 
 
 @dataclass(frozen=True)
+class FewshotOptions:
+    """Put tasks to a model with none, one or several examples in the prompt."""
+
+    model: str = ""
+    """Folder of any causal language model."""
+    tasks: tuple[str, ...] = ()
+    """Names of tasks or groups, patterns such as 'arithmetic_*', `all`, or paths of task files (.yaml)."""
+    shots: tuple[int, ...] = (0, 1, 5)
+    """Numbers of examples in the prompt."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds that draw the examples; several give a mean and its standard error."""
+    out: str = ""
+    """Folder that gets one JSON file a task."""
+    limit: int | None = None
+    """Most documents a task; none: all."""
+    batch: int = 8
+    """Prompts that the model reads at once."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+@dataclass(frozen=True)
+class QualityOptions(SamplingSettings):
+    """How varied a model's samples are, and how much of them stands in its training text."""
+
+    model: str = ""
+    """Model folder; its tokenizer counts tokens."""
+    prompts_file: str | None = None
+    """File of prompts, one a line, instead of --prompt."""
+    texts: str | None = None
+    """File or folder of texts to measure instead of samples drawn from the model."""
+    data: str | None = None
+    """Shard folder that the model was trained on, to look for shared runs; none: they are not looked for."""
+    batch: int = 1
+    """Prompts generated at once."""
+    text_field: str = "text"
+    """Field of a JSON line that holds the text."""
+    document: DocumentUnit = "line"
+    """What one document is in a .txt file."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+@dataclass(frozen=True)
 class ReportOptions:
     """Write RUN/report.html: malmoi report RUN [RUN ...]."""
 
     run: tuple[str, ...] = ()
     """Run folders; several are shown side by side."""
+    fewshot: tuple[str, ...] = ()
+    """Folders of `malmoi fewshot`, shown beside those named `fewshot` in the run folders."""
     out: str | None = None
     """File to write; none: report.html in the first run folder."""
 

@@ -1,5 +1,7 @@
-"""`malmoi evaluate`: a model folder scored on the held-out part of shards, or on text."""
+"""`malmoi evaluate`: model folders scored on the held-out part of shards, or on text."""
 
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -42,15 +44,33 @@ class ScoredText:
     text_bytes: int
 
 
-def evaluate_model(options: EvaluateOptions) -> Score:
-    """The score of `options.model` on `options.data`.
+@dataclass(frozen=True)
+class ModelScore:
+    """A model and its score."""
+
+    model: str
+    score: Score
+
+
+def evaluate_models(options: EvaluateOptions) -> Iterator[ModelScore]:
+    """The score of each of `options.model`, one model in memory at a time.
+
+    Raises:
+        BadInput: a model, data or tokenizer are not usable, or do not fit each other.
+    """
+    for model in options.model:
+        yield ModelScore(model, evaluate_model(Path(model), options))
+
+
+def evaluate_model(model: Path, options: EvaluateOptions) -> Score:
+    """The score of `model` on `options.data`.
 
     Raises:
         BadInput: model, data or tokenizer are not usable, or do not fit each other.
     """
-    loaded = load_model(Path(options.model))
+    loaded = load_model(model)
     data = Path(options.data)
-    text = _held_out_shards(data, Path(options.model)) if _holds_shards(data) else _tokenized_text(options)
+    text = _held_out_shards(data, model) if _holds_shards(data) else _tokenized_text(model, options)
     stride = loaded.context if options.stride is None else options.stride
     if not 1 <= stride <= loaded.context:
         raise BadInput(f"--stride {stride}: choose 1 to the model's context of {loaded.context}")
@@ -84,10 +104,10 @@ def _held_out_shards(path: Path, model: Path) -> ScoredText:
     return ScoredText(open_split(folder, "held_out"), manifest.held_out.counts.bytes)
 
 
-def _tokenized_text(options: EvaluateOptions) -> ScoredText:
+def _tokenized_text(model: Path, options: EvaluateOptions) -> ScoredText:
     reading = {name.name: getattr(options, name.name) for name in fields(TextSettings)}
     settings = CorpusSettings(input=(options.data,), **reading)
-    encoder, _ = load_encoder(Path(options.model))
+    encoder, _ = load_encoder(model)
     ids: list[NDArray[np.int32]] = []
     text_bytes = 0
     for document in read_documents(corpus_files(settings), settings):
@@ -98,14 +118,26 @@ def _tokenized_text(options: EvaluateOptions) -> ScoredText:
     return ScoredText(TokenArray(np.concatenate(ids)), text_bytes)
 
 
-def print_score(options: EvaluateOptions, score: Score) -> None:
-    """Show the score as a table."""
-    table = Table("loss", "perplexity", "bits per byte", "tokens", "bytes", title=f"{options.model} on {options.data}")
-    table.add_row(
-        f"{score.loss:.4f}",
-        f"{score.perplexity:,.2f}",
-        f"{score.bits_per_byte:.4f}",
-        f"{score.tokens:,}",
-        f"{score.bytes:,}",
-    )
+def scores_as_json(scores: Sequence[ModelScore]) -> str:
+    """One JSON object: the score of one model, or for several `results`, a list of scores with `model` in each."""
+    if len(scores) == 1:
+        return json.dumps(scores[0].score.as_dict())
+    return json.dumps({"results": [{"model": each.model, **each.score.as_dict()} for each in scores]})
+
+
+def print_scores(data: str, scores: Sequence[ModelScore]) -> None:
+    """Show a row a model."""
+    table = Table("model", title=data)
+    for name in ("loss", "perplexity", "bits per byte", "tokens", "bytes"):
+        table.add_column(name, justify="right")
+    for each in scores:
+        score = each.score
+        table.add_row(
+            each.model,
+            f"{score.loss:.4f}",
+            f"{score.perplexity:,.2f}",
+            f"{score.bits_per_byte:.4f}",
+            f"{score.tokens:,}",
+            f"{score.bytes:,}",
+        )
     Console().print(table)

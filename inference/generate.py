@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.generation.streamers import BaseStreamer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from configs.errors import BadInput
@@ -21,12 +22,36 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
+class TokenScore:
+    """A token and how likely the model found it."""
+
+    token: str
+    id: int
+    logprob: float
+    """Natural logarithm of its probability, before temperature, top_k and their like."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """What belongs to drawing many samples rather than to their look."""
+
+    prompts: int = 1
+    """Prompts generated at once."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a sample; they are cut off."""
+    logprobs: bool = False
+    """Whether to score each new token."""
+
+
+@dataclass(frozen=True)
 class PromptSamples:
     """The samples of one prompt, each with the prompt before it."""
 
     prompt: str
     seed: int
     samples: tuple[str, ...]
+    tokens: tuple[tuple[TokenScore, ...], ...] = ()
+    """The new tokens of each sample, where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +80,7 @@ def load_model(folder: Path) -> LoadedModel:
         raise BadInput(f"{folder}: no {CONFIG_FILE}, so no model folder; give the folder that `malmoi train` exported")
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
         raise BadInput(f"{folder}: no weights ({WEIGHT_FILES[0]}); export the model again")
+    _check_architecture(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
@@ -62,6 +88,19 @@ def load_model(folder: Path) -> LoadedModel:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{folder}: cannot be loaded ({first_line}); export the model again") from error
     return LoadedModel(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
+
+
+def _check_architecture(folder: Path) -> None:
+    """Refuse models that do not predict the next token: `transformers` would load some with new, random parts."""
+    try:
+        named = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("architectures") or []
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadInput(f"{folder / CONFIG_FILE}: no JSON object ({error}); export the model again") from error
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if named and not known & set(named):
+        raise BadInput(
+            f"{folder}: holds a {named[0]}, which does not write text; give a causal language model's folder"
+        )
 
 
 def quiet_transformers() -> None:
@@ -90,40 +129,161 @@ def read_prompts(file: Path) -> list[str]:
 
 
 def generate(
-    loaded: LoadedModel, prompts: Sequence[str], settings: SamplingSettings, console: Console | None = None
+    loaded: LoadedModel,
+    prompts: Sequence[str],
+    settings: SamplingSettings,
+    console: Console | None = None,
+    batching: Batching | None = None,
 ) -> Iterator[PromptSamples]:
     """Draw `settings.num_return_sequences` samples for each prompt.
 
     Args:
-        console: where to show the tokens as they come; none: nowhere.
+        console: where to show the tokens as they come, of prompts that are alone in their batch; none: nowhere.
+        batching: none: one prompt at a time.
 
     Raises:
         BadInput: a setting is out of range, or prompt and new tokens are more than the model's context.
     """
+    batching = batching or Batching()
     options = _generate_options(settings)
-    for prompt in prompts:
-        text = prompt.removeprefix(loaded.tokenizer.bos_token or "")
-        inputs = loaded.tokenizer(text, return_tensors="pt", return_token_type_ids=False).to(loaded.model.device)
-        length = inputs["input_ids"].shape[1]
-        if length == 0:
-            raise BadInput("the prompt is empty and this tokenizer puts no token before it; give some text")
-        new_tokens = settings.max_new_tokens if settings.max_length is None else settings.max_length - length
-        if not 1 <= new_tokens <= loaded.context - length:
-            room = loaded.context - length
-            remedy = (
-                f"set --max_new_tokens to {room} or less" if room > 0 else f"shorten the prompt by {1 - room} tokens"
-            )
-            raise BadInput(
-                f"a prompt of {length} tokens and {new_tokens} new ones do not fit the model's context of "
-                f"{loaded.context}; {remedy}"
-            )
-        shown = console is not None and settings.num_beams == 1
+    if batching.prompts < 1:
+        raise BadInput(f"--batch {batching.prompts}: choose 1 or more")
+    if not all(batching.stop):
+        raise BadInput("--stop: an empty text ends every sample at once; give some text")
+    if batching.stop:
+        options |= {"stop_strings": list(batching.stop), "tokenizer": loaded.tokenizer}
+    for batch in _batches(loaded, prompts, settings, batching.prompts):
+        shown = console is not None and settings.num_beams == 1 and len(batch.prompts) == 1
         streamer = LiveSamples(console, loaded.tokenizer) if shown and console is not None else None
         set_seed(settings.seed)
         with torch.no_grad():
-            ids = loaded.model.generate(**inputs, **options, max_new_tokens=new_tokens, streamer=streamer)
-        samples = tuple(loaded.tokenizer.decode(row, skip_special_tokens=True) for row in ids)
-        yield PromptSamples(prompt, settings.seed, samples)
+            rows = loaded.model.generate(
+                **batch.inputs(loaded), **options, max_new_tokens=batch.new_tokens, streamer=streamer
+            )
+        new = rows[:, max(map(len, batch.ids)) :].tolist()
+        for number, (prompt, ids) in enumerate(zip(batch.prompts, batch.ids, strict=True)):
+            count = settings.num_return_sequences
+            own = [_ended(loaded, row) for row in new[number * count : (number + 1) * count]]
+            drawn = [_sample(loaded, ids, row, batching) for row in own]
+            yield PromptSamples(
+                prompt,
+                settings.seed,
+                tuple(text for text, _ in drawn),
+                tuple(scores for _, scores in drawn) if batching.logprobs else (),
+            )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts that are generated at once."""
+
+    prompts: tuple[str, ...]
+    ids: tuple[list[int], ...]
+    new_tokens: int
+
+    def inputs(self, loaded: LoadedModel) -> dict[str, Any]:
+        """`input_ids` and `attention_mask`, both int64[prompts, longest], padded on the left.
+
+        A row is padded with its own first token, which the mask hides: rules about tokens already in the text, such
+        as a repetition penalty, then see no token that the prompt does not hold.
+        """
+        width = max(map(len, self.ids))
+        padded = [[row[0]] * (width - len(row)) + row for row in self.ids]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in self.ids]
+        device = loaded.model.device
+        return {
+            "input_ids": torch.tensor(padded, device=device),
+            "attention_mask": torch.tensor(mask, device=device),
+            "pad_token_id": _padding(loaded),
+        }
+
+
+def _padding(loaded: LoadedModel) -> int | None:
+    """The token that stands after the end of a sample whose batch goes on."""
+    if loaded.tokenizer.pad_token_id is not None:
+        return int(loaded.tokenizer.pad_token_id)
+    ends = _end_tokens(loaded)
+    return min(ends) if ends else None
+
+
+def _end_tokens(loaded: LoadedModel) -> set[int]:
+    ends = loaded.model.generation_config.eos_token_id
+    return set() if ends is None else set(ends) if isinstance(ends, list) else {int(ends)}
+
+
+def _batches(loaded: LoadedModel, prompts: Sequence[str], settings: SamplingSettings, size: int) -> Iterator[_Batch]:
+    """Prompts in order, `size` at a time; those that may grow by different numbers of tokens go apart."""
+    batch: list[tuple[str, list[int], int]] = []
+    for prompt in prompts:
+        text = prompt.removeprefix(loaded.tokenizer.bos_token or "")
+        ids = list(loaded.tokenizer(text)["input_ids"])
+        new_tokens = _new_tokens(loaded, len(ids), settings)
+        if batch and (len(batch) == size or batch[0][2] != new_tokens):
+            yield _batch(batch)
+            batch = []
+        batch.append((prompt, ids, new_tokens))
+    if batch:
+        yield _batch(batch)
+
+
+def _batch(rows: Sequence[tuple[str, list[int], int]]) -> _Batch:
+    return _Batch(tuple(prompt for prompt, _, _ in rows), tuple(ids for _, ids, _ in rows), rows[0][2])
+
+
+def _new_tokens(loaded: LoadedModel, length: int, settings: SamplingSettings) -> int:
+    """How many tokens a prompt of `length` tokens may grow by."""
+    if length == 0:
+        raise BadInput("the prompt is empty and this tokenizer puts no token before it; give some text")
+    new_tokens = settings.max_new_tokens if settings.max_length is None else settings.max_length - length
+    if not 1 <= new_tokens <= loaded.context - length:
+        room = loaded.context - length
+        remedy = f"set --max_new_tokens to {room} or less" if room > 0 else f"shorten the prompt by {1 - room} tokens"
+        raise BadInput(
+            f"a prompt of {length} tokens and {new_tokens} new ones do not fit the model's context of "
+            f"{loaded.context}; {remedy}"
+        )
+    return new_tokens
+
+
+def _ended(loaded: LoadedModel, row: list[int]) -> list[int]:
+    """New tokens up to the one that ends the text, without what pads the batch behind it."""
+    ends = _end_tokens(loaded)
+    last = next((number for number, token in enumerate(row, 1) if token in ends), len(row))
+    row = row[:last]
+    while row and row[-1] == loaded.tokenizer.pad_token_id and row[-1] not in ends:
+        row.pop()
+    return row
+
+
+def _sample(
+    loaded: LoadedModel, prompt: list[int], new: list[int], batching: Batching
+) -> tuple[str, tuple[TokenScore, ...]]:
+    """The text of a sample up to its first stop text, and the scores of its new tokens."""
+    text = _decoded(loaded, prompt + new)
+    start = len(_decoded(loaded, prompt))
+    cuts = [at for stop in batching.stop if (at := text.find(stop, start)) >= 0]
+    if cuts:
+        text = text[: min(cuts)]
+        kept = next((n for n in range(len(new) + 1) if len(_decoded(loaded, prompt + new[:n])) >= len(text)), len(new))
+        new = new[:kept]
+    return text, token_scores(loaded, prompt, new) if batching.logprobs else ()
+
+
+def _decoded(loaded: LoadedModel, ids: list[int]) -> str:
+    text: str = loaded.tokenizer.decode(ids, skip_special_tokens=True)
+    return text
+
+
+def token_scores(loaded: LoadedModel, prompt: list[int], new: list[int]) -> tuple[TokenScore, ...]:
+    """The log-probability of each of the tokens `new` after `prompt`, which must hold one token or more."""
+    if not new:
+        return ()
+    ids = torch.tensor([prompt + new], device=loaded.model.device)
+    with torch.no_grad():
+        logits = loaded.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    logprobs = logits.float().log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0].tolist()
+    names = loaded.tokenizer.convert_ids_to_tokens(new)
+    return tuple(TokenScore(*each) for each in zip(names, new, logprobs, strict=True))
 
 
 def _generate_options(settings: SamplingSettings) -> dict[str, Any]:
@@ -192,9 +352,16 @@ class LiveSamples(BaseStreamer):  # type: ignore[misc]  # transformers is untype
 
 
 def samples_as_json(results: Sequence[PromptSamples]) -> str:
-    """One JSON object: `prompt`, `seed`, `samples`, or for several prompts `seed` and `results`."""
-    records = [{"prompt": r.prompt, "seed": r.seed, "samples": list(r.samples)} for r in results]
+    """One JSON object: `prompt`, `seed`, `samples`, `tokens` where asked for; of several prompts `results`, a list."""
+    records = [_as_record(result) for result in results]
     return json.dumps(records[0] if len(records) == 1 else {"results": records}, ensure_ascii=False)
+
+
+def _as_record(result: PromptSamples) -> dict[str, Any]:
+    record: dict[str, Any] = {"prompt": result.prompt, "seed": result.seed, "samples": list(result.samples)}
+    if result.tokens:
+        record["tokens"] = [[asdict(token) for token in sample] for sample in result.tokens]
+    return record
 
 
 def print_samples(console: Console, result: PromptSamples) -> None:
@@ -203,3 +370,6 @@ def print_samples(console: Console, result: PromptSamples) -> None:
     for number, text in enumerate(result.samples, 1):
         console.print(f"\n[{number}] ", style="dim", markup=False, end="")
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if result.tokens:
+            scored = "  ".join(f"{token.token} {token.logprob:.2f}" for token in result.tokens[number - 1])
+            console.print(scored, style="dim", markup=False, highlight=False, soft_wrap=True)

@@ -28,6 +28,8 @@ COMMANDS = {
     "train": Command("train a model, from whatever is there already", "launch.model_commands", "train"),
     "generate": Command("draw text from a model", "launch.model_commands", "generate"),
     "evaluate": Command("loss, perplexity and bits per byte of a model", "launch.model_commands", "evaluate"),
+    "fewshot": Command("tasks with no, one or several examples in the prompt", "launch.fewshot_command", "fewshot"),
+    "quality": Command("how varied samples are, and how much of them is copied", "launch.model_commands", "quality"),
     "report": Command("write RUN/report.html", "launch.report", "main"),
     "slurm": Command("job scripts: render, submit, status, sweep", "launch.slurm", "main"),
     "doctor": Command("what this machine can do, and what to install if it cannot", "launch.doctor", "main"),

@@ -1,11 +1,10 @@
-"""`malmoi train`, `generate` and `evaluate`."""
+"""`malmoi train`, `generate`, `evaluate` and `quality`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from configs.command_line import parse_settings, without_switch
-from configs.commands import EvaluateOptions, GenerateOptions
+from configs.commands import EvaluateOptions, GenerateOptions, QualityOptions
 from configs.errors import EXIT_DONE, require_options
 from configs.schema import RunSettings
 
@@ -29,19 +28,21 @@ def train(argv: Sequence[str]) -> int:
 
 def generate(argv: Sequence[str]) -> int:
     """Draw text from a model folder."""
-    options = parse_settings(GenerateOptions, argv, "malmoi generate", "Draw text from a model folder.")
+    options = parse_settings(
+        GenerateOptions, argv, "malmoi generate", "Draw text from a model folder.", lists=("stop",)
+    )
     require_options("generate", model=bool(options.model))
     from rich.console import Console
 
+    from inference.generate import Batching, load_model, print_samples, read_prompts, samples_as_json
     from inference.generate import generate as draw
-    from inference.generate import load_model, print_samples, read_prompts, samples_as_json
 
     prompts = [options.prompt] if options.prompts_file is None else read_prompts(Path(options.prompts_file))
     loaded = load_model(Path(options.model))
     console = Console()
     live = console if console.is_terminal and not options.json else None
     results = []
-    for result in draw(loaded, prompts, options, live):
+    for result in draw(loaded, prompts, options, live, Batching(options.batch, options.stop, options.logprobs)):
         results.append(result)
         if not options.json:
             print_samples(console, result)
@@ -51,14 +52,32 @@ def generate(argv: Sequence[str]) -> int:
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """Score a model on held-out shards or on text."""
-    options = parse_settings(EvaluateOptions, argv, "malmoi evaluate", "Loss, perplexity and bits per byte of a model.")
+    """Score models on held-out shards or on text."""
+    options = parse_settings(
+        EvaluateOptions, argv, "malmoi evaluate", "Loss, perplexity and bits per byte of models.", lists=("model",)
+    )
     require_options("evaluate", model=bool(options.model), data=bool(options.data))
-    from inference.evaluate import evaluate_model, print_score
+    from inference.evaluate import evaluate_models, print_scores, scores_as_json
 
-    score = evaluate_model(options)
+    scores = list(evaluate_models(options))
     if options.json:
-        print(json.dumps(score.as_dict()))
+        print(scores_as_json(scores))
     else:
-        print_score(options, score)
+        print_scores(options.data, scores)
+    return EXIT_DONE
+
+
+def quality(argv: Sequence[str]) -> int:
+    """Measure how varied samples are, and how much of them stands in the training text."""
+    options = parse_settings(
+        QualityOptions, argv, "malmoi quality", "How varied samples are, and what they share with the training text."
+    )
+    require_options("quality", model=bool(options.model))
+    from inference.quality import measure_quality, print_quality, quality_as_json
+
+    measured = measure_quality(options)
+    if options.json:
+        print(quality_as_json(measured))
+    else:
+        print_quality(options, measured)
     return EXIT_DONE

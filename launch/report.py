@@ -19,24 +19,29 @@ def main(argv: Sequence[str]) -> int:
         argv,
         "malmoi report",
         "Write RUN/report.html, or the report of several runs side by side.",
-        lists=("run",),
+        lists=("run", "fewshot"),
         positional="run",
     )
     require_options("report", run=bool(options.run))
-    print(write_report(options.run, Path(options.out) if options.out else None))
+    print(write_report(options.run, Path(options.out) if options.out else None, options.fewshot))
     return EXIT_DONE
 
 
-def write_report(runs: tuple[str, ...], out: Path | None = None) -> Path:
+def write_report(runs: tuple[str, ...], out: Path | None = None, fewshot: tuple[str, ...] = ()) -> Path:
     """Write the report of `runs` to `out`, or into the first run's folder, and return its path.
+
+    Args:
+        fewshot: folders of `malmoi fewshot` besides those named `fewshot` in the run folders.
 
     Raises:
         BadInput: a run cannot be shown, or the file cannot be written.
     """
     from launch.report_data import read_runs
+    from launch.report_fewshot import read_fewshot
     from launch.report_page import report_page
 
-    page = report_page(read_runs(runs), time.time())
+    records = read_runs(runs)
+    page = report_page(records, time.time(), read_fewshot(records, tuple(map(Path, fewshot))))
     file = out or Path(runs[0]) / REPORT_FILE
     temporary = file.with_name(f".{file.name}.{os.getpid()}.writing")
     try:

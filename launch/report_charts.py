@@ -98,7 +98,7 @@ def length_chart(run: RunRecord) -> Chart | None:
             meta={"colour": colour},
         ).to_plotly_json()
         traces.append({**step, "fill": "tozeroy"} if colour == 0 else step)
-    layout = _layout("% of all", legend=True)
+    layout = chart_layout("% of all", legend=True)
     powers_of_four = [4**power for power in range(16)]
     layout["xaxis"] |= {"type": "log", "title": {"text": "tokens in a document"}, "tickvals": powers_of_four}
     layout["xaxis"]["ticktext"] = [_short_count(power) for power in powers_of_four]
@@ -210,13 +210,14 @@ def _chart(
     has_legend: bool = False,
 ) -> Chart:
     traces = [trace for curve in curves for trace in curve.traces()]
-    layout = _layout(label, legend=has_legend)
+    layout = chart_layout(label, legend=has_legend)
     if from_zero:
         layout["yaxis"]["rangemode"] = "tozero"
     return Chart(title, caption, {"data": traces, "layout": layout}, width)
 
 
-def _layout(label: str, legend: bool) -> dict[str, Any]:
+def chart_layout(label: str, legend: bool) -> dict[str, Any]:
+    """The layout that all charts share; the page's script adds the colours."""
     layout = go.Layout(
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
         showlegend=legend,

@@ -15,16 +15,18 @@ import yaml
 
 from launch.report_charts import Chart, curve_charts, length_chart, time_unit
 from launch.report_data import RunRecord
+from launch.report_fewshot import ModelResults, fewshot_charts, fewshot_notes, fewshot_table
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 COLOURS = 6
 
 
-def report_page(runs: Sequence[RunRecord], now: float) -> str:
+def report_page(runs: Sequence[RunRecord], now: float, fewshot: Sequence[ModelResults] = ()) -> str:
     """The page of one run, or of several side by side.
 
     Args:
         now: seconds since 1970.
+        fewshot: what models reached with examples in the prompt; without any, the page has no such part.
     """
     templates = files("launch") / "templates"
     title = " · ".join(run.label for run in runs)
@@ -40,6 +42,7 @@ def report_page(runs: Sequence[RunRecord], now: float) -> str:
         curves=_key(runs) + _charts(curve_charts(runs)),
         data="".join(_data(run, len(runs) > 1) for run in runs),
         samples="".join(_samples(run, len(runs) > 1) for run in runs),
+        fewshot=_fewshot(fewshot),
         settings=_differences(runs) + "".join(_settings(run, len(runs) > 1) for run in runs),
     )
 
@@ -138,10 +141,14 @@ def _notes(runs: Sequence[RunRecord]) -> list[str]:
 
 def _key(runs: Sequence[RunRecord]) -> str:
     """Which colour is which run, once for all charts."""
-    if len(runs) == 1:
+    return _colour_key([run.label for run in runs])
+
+
+def _colour_key(labels: Sequence[str]) -> str:
+    if len(labels) == 1:
         return ""
     entries = "".join(
-        f"<li class=colour-{number % COLOURS}>{escape(run.label)}</li>" for number, run in enumerate(runs)
+        f"<li class=colour-{number % COLOURS}>{escape(label)}</li>" for number, label in enumerate(labels)
     )
     return f"<ul class=key>{entries}</ul>"
 
@@ -215,6 +222,18 @@ def _sample(text: str, prompt: str) -> str:
     if not text.startswith(prompt):
         return escape(text)
     return f"<b>{escape(prompt)}</b>{escape(text[len(prompt) :])}"
+
+
+def _fewshot(models: Sequence[ModelResults]) -> str:
+    if not models:
+        return ""
+    table = fewshot_table(models)
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in fewshot_notes(models))
+    return (
+        '<section aria-labelledby="fewshot"><h2 id="fewshot">Tasks with examples in the prompt</h2>'
+        f"{_colour_key([model.label for model in models])}{_charts(fewshot_charts(models))}"
+        f"{_table(table.head, table.rows, numbers=True)}{notes}</section>"
+    )
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, str]:

@@ -31,12 +31,13 @@
     const along = new FormData(document.querySelector(".axis")).get("axis");
     const { data, layout } = figures.get(chart);
     const traces = data.map((trace) => {
-      const own = colour(`colour-${trace.meta.colour % 6}`);
+      const own = trace.meta.muted ? muted : colour(`colour-${trace.meta.colour % 6}`);
       const fill = trace.fill ? { fillcolor: own + "33" } : {};
       const x = trace.meta.x ? trace.meta.x[along] : trace.x;
       const mark = { ...trace.marker, color: own, line: { ...(trace.marker || {}).line, color: own } };
       if (mark.symbol === "x-thin") mark.line.width = 2;
-      return { ...trace, ...fill, x, line: { ...trace.line, color: own }, marker: mark };
+      const error = trace.error_y ? { error_y: { ...trace.error_y, color: own } } : {};
+      return { ...trace, ...fill, ...error, x, line: { ...trace.line, color: own }, marker: mark };
     });
     const runsAlong = data.some((trace) => trace.meta.x);
     const title = runsAlong ? { text: axisTitles[along] } : (layout.xaxis || {}).title;

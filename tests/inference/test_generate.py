@@ -5,10 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import set_seed
 
 from configs.errors import BadInput
 from configs.schema import SamplingSettings
-from inference.generate import LoadedModel, generate, load_model, read_prompts
+from inference.generate import Batching, LoadedModel, generate, load_model, read_prompts
+from launch.cli import main
+from tests.inference.fewshot_models import bert, gpt2
 from tests.launching import malmoi
 
 SETTINGS = SamplingSettings(max_new_tokens=12, seed=7)
@@ -140,3 +144,91 @@ def test_a_folder_without_weights_is_refused(finished_run: Path, tmp_path: Path)
 def test_a_prompt_longer_than_the_context_is_to_be_shortened(loaded: LoadedModel) -> None:
     with pytest.raises(BadInput, match=r"shorten the prompt by \d+ tokens"):
         samples(loaded, "가" * 200)
+
+
+PROMPTS = ["이순신", "영화는 정말", "그", "우리나라의 말과 글"]
+GREEDY = SamplingSettings(max_new_tokens=16, do_sample=False, num_return_sequences=1)
+
+
+@pytest.fixture(scope="module")
+def sensitive(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """A model whose next token depends on all that it reads, as a model of twenty steps' does not."""
+    return load_model(gpt2(tmp_path_factory.mktemp("sensitive")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"num_beams": 3}, {"repetition_penalty": 50.0, "max_new_tokens": 60}, {"no_repeat_ngram_size": 2}],
+)
+def test_a_batch_padded_on_the_left_gives_the_texts_of_one_prompt_at_a_time(
+    sensitive: LoadedModel, change: dict[str, object]
+) -> None:
+    settings = replace(GREEDY, **change)
+    alone = list(generate(sensitive, PROMPTS, settings, batching=Batching(1, logprobs=True)))
+    assert len({result.tokens[0][0].id for result in alone}) > 1, "the prompts matter"
+    for size in (2, 3, 4):
+        assert list(generate(sensitive, PROMPTS, settings, batching=Batching(size, logprobs=True))) == alone
+
+
+def test_a_batch_of_several_samples_keeps_each_with_its_prompt(loaded: LoadedModel) -> None:
+    drawn = list(generate(loaded, PROMPTS, SETTINGS, batching=Batching(4)))
+    assert [result.prompt for result in drawn] == PROMPTS
+    for result in drawn:
+        assert len(result.samples) == 3
+        assert all(text.startswith(result.prompt) for text in result.samples)
+    lengths = replace(GREEDY, max_length=20)
+    assert list(generate(loaded, PROMPTS, lengths, batching=Batching(4))) == list(generate(loaded, PROMPTS, lengths))
+
+
+def test_a_stop_text_ends_a_sample_and_is_cut_off(loaded: LoadedModel) -> None:
+    [whole] = generate(loaded, ["영화"], GREEDY)
+    new = whole.samples[0].removeprefix("영화")
+    stop = new[3:5]
+    [cut] = generate(loaded, ["영화"], GREEDY, batching=Batching(stop=(stop, "없는 글자열"), logprobs=True))
+    assert cut.samples[0] == "영화" + new[: new.index(stop)]
+    assert len(cut.tokens[0]) < len(whole.samples[0])
+    [kept] = generate(loaded, ["영화"], GREEDY, batching=Batching(stop=("영화",)))
+    assert kept.samples[0].startswith("영화"), "the prompt itself may hold it"
+    with pytest.raises(BadInput, match="--stop"):
+        list(generate(loaded, ["영화"], GREEDY, batching=Batching(stop=("",))))
+
+
+def test_log_probabilities_are_the_models_own_whatever_the_sampling(loaded: LoadedModel) -> None:
+    wild = replace(SETTINGS, temperature=3.0, top_k=5, repetition_penalty=1.3)
+    [drawn] = generate(loaded, ["이순신"], wild, batching=Batching(logprobs=True))
+    inputs = loaded.tokenizer("이순신", return_tensors="pt", return_token_type_ids=False)
+    set_seed(7)
+    theirs = loaded.model.generate(
+        **inputs, do_sample=True, temperature=3.0, top_k=5, repetition_penalty=1.3, max_new_tokens=12,
+        num_return_sequences=3, output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    logprobs = torch.stack(theirs.logits, 1).float().log_softmax(-1)
+    new = theirs.sequences[:, inputs["input_ids"].shape[1] :]
+    for row, tokens in enumerate(drawn.tokens):
+        assert tokens and [token.id for token in tokens] == new[row, : len(tokens)].tolist()
+        directly = [float(logprobs[row, at, token.id]) for at, token in enumerate(tokens)]
+        assert [token.logprob for token in tokens] == pytest.approx(directly, abs=1e-4)
+    batched = list(generate(loaded, PROMPTS, GREEDY, batching=Batching(4, logprobs=True)))
+    for together, alone in zip(
+        batched, generate(loaded, PROMPTS, GREEDY, batching=Batching(1, logprobs=True)), strict=True
+    ):
+        assert [t.logprob for t in together.tokens[0]] == pytest.approx([t.logprob for t in alone.tokens[0]], abs=1e-5)
+
+
+def test_the_command_prints_tokens_only_where_they_are_asked_for(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", "--model", str(finished_run / "model"), "--prompt", "영화", "--max_new_tokens", "8", "--json"]
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "tokens" not in json.loads(capsys.readouterr().out)
+    assert main([*words, "--logprobs", "--stop", ".", "다"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed["tokens"]) == 3
+    assert all(token["logprob"] <= 0 for sample in printed["tokens"] for token in sample)
+    assert not any("." in text or "다" in text for text in printed["samples"])
+
+
+def test_a_model_that_does_not_write_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="holds a BertForMaskedLM, which does not write text"):
+        load_model(bert(tmp_path / "bert"))

@@ -28,7 +28,19 @@ def test_help_answers_at_once_and_names_every_command() -> None:
         done = malmoi("--help")
         fastest = min(fastest, time.perf_counter() - began)
     assert done.returncode == 0
-    for name in ("tokenizer", "prepare", "verify", "inspect", "train", "generate", "evaluate", "report", "doctor"):
+    for name in (
+        "tokenizer",
+        "prepare",
+        "verify",
+        "inspect",
+        "train",
+        "generate",
+        "evaluate",
+        "fewshot",
+        "quality",
+        "report",
+        "doctor",
+    ):
         assert f"  {name} " in done.stdout
     imported = malmoi_imports("--help")
     assert not imported & {"torch", "transformers", "tokenizers", "numpy", "rich", "jsonargparse", "yaml"}, fastest
@@ -48,7 +60,9 @@ def malmoi_imports(*words: str) -> set[str]:
     return {name.split(".")[0] for name in done.stderr.split()}
 
 
-@pytest.mark.parametrize("command", ["tokenizer", "prepare", "train", "generate", "evaluate", "inspect", "verify"])
+@pytest.mark.parametrize(
+    "command", ["tokenizer", "prepare", "train", "generate", "evaluate", "fewshot", "quality", "inspect", "verify"]
+)
 def test_each_command_lists_its_settings(command: str) -> None:
     done = malmoi(command, "--help")
     assert done.returncode == 0, done.stderr

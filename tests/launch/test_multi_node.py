@@ -21,8 +21,10 @@ def test_two_machines_under_accelerate_log_the_losses_of_one(
     here = ("--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port)
     machines = [
         subprocess.Popen(
-            [ACCELERATE, "launch", "--config_file", CONFIG, *here, "--machine_rank", str(number)]
-            + ["-m", "train", "--config", str(file), "--run", str(tmp_path / "run")],
+            [
+                *(ACCELERATE, "launch", "--config_file", CONFIG, *here, "--machine_rank", str(number)),
+                *("-m", "train", "--config", str(file), "--run", str(tmp_path / "run")),
+            ],
             env={**environment(), "ACCELERATE_USE_CPU": "true"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

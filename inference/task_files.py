@@ -1,0 +1,341 @@
+"""A few-shot task: a YAML of a few lines beside a file of JSON lines, read strictly and rendered to prompts."""
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.sandbox import SandboxedEnvironment
+
+from configs.errors import BadInput, nearest_name_hint
+from inference.arithmetic import OPERATIONS, Arithmetic, problems
+
+OutputType = Literal["multiple_choice", "generate_until", "loglikelihood"]
+BUILT_IN = Path(__file__).parent / "tasks"
+ALL_TASKS = "all"
+METRICS_OF: dict[OutputType, tuple[str, ...]] = {
+    "multiple_choice": ("acc", "acc_norm", "macro_f1", "pearson", "spearman"),
+    "generate_until": ("exact_match", "f1", "bleu", "chrf"),
+    "loglikelihood": ("acc", "perplexity"),
+}
+CORRELATIONS = {"pearson", "spearman"}
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """What a task's YAML says; the names are lm_eval's where the thing is."""
+
+    task: str
+    """Name of the task."""
+    output_type: OutputType
+    """multiple_choice: the likeliest of `doc_to_choice`; generate_until: text up to `until`; loglikelihood: whether the
+    target is the likeliest text."""
+    doc_to_text: str
+    """The prompt, a Jinja template over the fields of a row."""
+    doc_to_target: str
+    """The field of a row that holds the answer: an index into the choices or one of them; a text, or a list of texts
+    that are right alike."""
+    metrics: tuple[str, ...]
+    """Scores to compute."""
+    data: str = ""
+    """JSON lines that are scored, relative to the YAML, plain or .gz."""
+    examples: str = ""
+    """JSON lines that examples are drawn from; none: `data`, less the row that is asked about."""
+    arithmetic: str = ""
+    """An arithmetic of GPT-3 made by the seeded generator in place of `data`, such as 2da."""
+    doc_to_choice: tuple[str, ...] | str = ()
+    """Choices, or the field of a row that holds them."""
+    labels: tuple[Any, ...] = ()
+    """Values of the target that stand for the choices in order, where they are neither indices nor the choices."""
+    description: str = ""
+    """Text before the first example."""
+    group: str = ""
+    """Name that several tasks share, to be asked for together."""
+    target_delimiter: str = " "
+    """Between prompt and answer."""
+    fewshot_delimiter: str = "\n\n"
+    """Between examples."""
+    until: tuple[str, ...] = ("\n",)
+    """Texts that end an answer."""
+    max_gen_toks: int = 32
+    """Most tokens of an answer."""
+    bleu_tokenize: Literal["13a", "char"] = "13a"
+    """sacrebleu's tokenization: 13a for English, char for Korean."""
+    licence: str = ""
+    """Of the data."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A row with its prompt."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    """None for tasks without choices."""
+    gold: int
+    """Index of the right choice."""
+    answers: tuple[str, ...]
+    """Texts that are right alike; examples show the first."""
+    value: float = 0.0
+    """The target as a number, for correlations."""
+
+
+@dataclass(frozen=True)
+class FewshotTask:
+    """A task and its documents."""
+
+    settings: TaskFile
+    documents: tuple[Document, ...]
+    examples: tuple[Document, ...]
+    shares_examples: bool
+    """Whether examples come from the very rows that are scored."""
+
+
+def built_in_tasks() -> tuple[str, ...]:
+    """Names of the tasks that Malmoi brings."""
+    return tuple(sorted(file.stem for file in BUILT_IN.glob("*.yaml")))
+
+
+def load_tasks(names: Sequence[str]) -> tuple[FewshotTask, ...]:
+    """The tasks behind `names`: built-in names, names with `*`, groups, `all`, or paths of YAML files.
+
+    Raises:
+        BadInput: a name is unknown, or a file cannot be used.
+    """
+    files: dict[Path, None] = {}
+    for name in names:
+        files |= dict.fromkeys(_files_of(name))
+    tasks = tuple(_load(file) for file in files)
+    seen: set[str] = set()
+    for task in tasks:
+        if task.settings.task in seen:
+            raise BadInput(f"two tasks are called '{task.settings.task}'; rename one in its YAML")
+        seen.add(task.settings.task)
+    return tasks
+
+
+def _files_of(name: str) -> list[Path]:
+    if name.endswith((".yaml", ".yml")):
+        return [Path(name)]
+    known = built_in_tasks()
+    groups = _groups(known) if name not in known else {}
+    if name == ALL_TASKS:
+        found: Sequence[str] = known
+    else:
+        found = groups.get(name) or [task for task in known if fnmatchcase(task, name)]
+    if not found:
+        hint = nearest_name_hint(name, [*known, *groups, ALL_TASKS])
+        raise BadInput(f"no task '{name}'{hint} Tasks: {', '.join(known)}; or the path of a .yaml")
+    return [BUILT_IN / f"{task}.yaml" for task in found]
+
+
+def _groups(known: Sequence[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in known:
+        group = _read_yaml(BUILT_IN / f"{name}.yaml").get("group")
+        if group:
+            groups.setdefault(str(group), []).append(name)
+    return groups
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{file}: no such task file; give a .yaml as docs/fewshot.md shows") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file}: cannot be read as UTF-8 ({error})") from error
+    except yaml.YAMLError as error:
+        raise BadInput(f"{file}: no valid YAML ({' '.join(str(error).split())}); mend it") from error
+    if not isinstance(read, dict):
+        raise BadInput(f"{file}: no task: write `name: value` lines as docs/fewshot.md shows")
+    return read
+
+
+def read_task_file(file: Path) -> TaskFile:
+    """The settings in a task's YAML.
+
+    Raises:
+        BadInput: a field is missing, unknown, or of a wrong value.
+    """
+    read = _read_yaml(file)
+    known = {entry.name: entry for entry in fields(TaskFile)}
+    for name in read:
+        if name not in known:
+            raise BadInput(f"{file}: unknown field '{name}'{nearest_name_hint(str(name), known)}")
+    missing = [name for name, entry in known.items() if entry.default is MISSING and name not in read]
+    if missing:
+        raise BadInput(f"{file}: no '{missing[0]}'; add it, see docs/fewshot.md")
+    for name, value in read.items():
+        _check_value(file, name, value)
+    lists = ("metrics", "doc_to_choice", "labels", "until")
+    values: dict[str, Any] = {k: tuple(v) if k in lists and isinstance(v, list) else v for k, v in read.items()}
+    settings = TaskFile(**values)
+    _check(file, settings)
+    return settings
+
+
+def _check_value(file: Path, name: str, value: Any) -> None:
+    if name == "max_gen_toks":
+        good = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        wanted = "a number from 1 on"
+    elif name in ("metrics", "until"):
+        good = isinstance(value, list) and bool(value) and all(isinstance(entry, str) and entry for entry in value)
+        wanted = "a list of texts, such as [acc]"
+    elif name == "doc_to_choice":
+        good = isinstance(value, str) or (isinstance(value, list) and all(isinstance(entry, str) for entry in value))
+        wanted = "a list of texts (quote numbers), or the name of a field"
+    elif name == "labels":
+        good, wanted = isinstance(value, list), "a list"
+    else:
+        good, wanted = isinstance(value, str), "a text"
+    if not good:
+        raise BadInput(f"{file}: {name} is {value!r}; write {wanted}")
+
+
+def _check(file: Path, settings: TaskFile) -> None:
+    if settings.output_type not in get_args(OutputType):
+        hint = nearest_name_hint(settings.output_type, get_args(OutputType))
+        raise BadInput(f"{file}: no output_type '{settings.output_type}'{hint} Choose of {', '.join(METRICS_OF)}")
+    allowed = METRICS_OF[settings.output_type]
+    for metric in settings.metrics:
+        if metric not in allowed:
+            raise BadInput(
+                f"{file}: no metric '{metric}' for {settings.output_type}{nearest_name_hint(metric, allowed)} "
+                f"Choose of {', '.join(allowed)}"
+            )
+    has_choices = settings.output_type == "multiple_choice"
+    if has_choices and not settings.doc_to_choice:
+        raise BadInput(f"{file}: no 'doc_to_choice'; multiple_choice needs the choices, or the field that holds them")
+    listed = isinstance(settings.doc_to_choice, tuple)
+    if settings.labels and listed and len(settings.labels) != len(settings.doc_to_choice):
+        raise BadInput(
+            f"{file}: {len(settings.labels)} labels for {len(settings.doc_to_choice)} choices; name each once"
+        )
+    if not settings.data and not settings.arithmetic:
+        raise BadInput(f"{file}: no 'data'; name the file of JSON lines that is scored")
+    if settings.arithmetic and settings.arithmetic not in OPERATIONS:
+        raise BadInput(
+            f"{file}: no arithmetic '{settings.arithmetic}'{nearest_name_hint(settings.arithmetic, OPERATIONS)} "
+            f"Choose of {', '.join(OPERATIONS)}"
+        )
+    if settings.bleu_tokenize not in ("13a", "char"):
+        raise BadInput(f"{file}: bleu_tokenize '{settings.bleu_tokenize}' is neither 13a nor char")
+
+
+def _load(file: Path) -> FewshotTask:
+    settings = read_task_file(file)
+    template = _Template(file, settings)
+    if settings.arithmetic:
+        made = problems(Arithmetic(settings.arithmetic))
+        scored = [template.document(row, "") for row in made.documents]
+        examples = [template.document(row, "") for row in made.examples]
+        return FewshotTask(settings, tuple(scored), tuple(examples), False)
+    data = file.parent / settings.data
+    scored = [template.document(row, place) for row, place in _rows(data)]
+    if not settings.examples:
+        return FewshotTask(settings, tuple(scored), tuple(scored), True)
+    rows = _rows(file.parent / settings.examples)
+    return FewshotTask(settings, tuple(scored), tuple(template.document(row, place) for row, place in rows), False)
+
+
+def _rows(file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The objects of a file of JSON lines, each with its place for messages."""
+    try:
+        raw = file.read_bytes()
+        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise BadInput(f"{file}: no such file; name the task's JSON lines relative to its YAML") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file}: not UTF-8 at byte {error.start}; convert it with `iconv -t UTF-8`") from error
+    except (OSError, EOFError) as error:
+        raise BadInput(f"{file}: cannot be read ({error})") from error
+    count = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        place = f"{file}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadInput(f"{place}: no valid JSON ({error}); write one object a line") from error
+        if not isinstance(row, dict):
+            raise BadInput(f"{place}: no JSON object; write one object a line")
+        count += 1
+        yield row, place
+    if not count:
+        raise BadInput(f"{file}: holds no row; write one JSON object a line")
+
+
+class _Template:
+    """Renders rows of one task; templates are sandboxed, since a task file may come from anyone."""
+
+    def __init__(self, file: Path, settings: TaskFile) -> None:
+        environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+        try:
+            self._names = meta.find_undeclared_variables(environment.parse(settings.doc_to_text))
+            self._template = environment.from_string(settings.doc_to_text)
+        except TemplateError as error:
+            raise BadInput(f"{file}: doc_to_text is no valid template ({error}); mend it") from error
+        self._file = file
+        self._settings = settings
+
+    def document(self, row: Mapping[str, Any], place: str) -> Document:
+        for name in sorted(self._names):
+            value = self._field(row, name, place)
+            if isinstance(value, str) and not value.strip():
+                raise BadInput(f"{place}: the text of '{name}' is empty; fill it, or leave the row out")
+        try:
+            prompt = self._template.render(**row)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise BadInput(f"{place}: doc_to_text of {self._file} cannot be filled ({error})") from error
+        if not prompt.strip():
+            raise BadInput(f"{place}: the prompt is empty; fill the row's text")
+        target = self._field(row, self._settings.doc_to_target, place)
+        if self._settings.output_type == "multiple_choice":
+            choices = self._choices(row, place)
+            if CORRELATIONS & set(self._settings.metrics):
+                return self._graded(prompt, choices, target, place)
+            return Document(prompt, choices, self._gold(target, choices, place), ())
+        answers = target if isinstance(target, list) else [target]
+        texts = tuple(str(answer) for answer in answers)
+        if not texts or not all(text.strip() for text in texts):
+            raise BadInput(f"{place}: the answer in '{self._settings.doc_to_target}' is empty; fill it")
+        return Document(prompt, (), 0, texts)
+
+    def _field(self, row: Mapping[str, Any], name: str, place: str) -> Any:
+        if name not in row or row[name] is None:
+            raise BadInput(f"{place}: no field '{name}'{nearest_name_hint(name, row)} {self._file} asks for it")
+        return row[name]
+
+    def _choices(self, row: Mapping[str, Any], place: str) -> tuple[str, ...]:
+        named = self._settings.doc_to_choice
+        choices = self._field(row, named, place) if isinstance(named, str) else list(named)
+        if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+            raise BadInput(f"{place}: the choices are {choices!r}; give two or more texts")
+        return tuple(choices)
+
+    def _graded(self, prompt: str, choices: tuple[str, ...], target: Any, place: str) -> Document:
+        """A document whose answer is a number: the nearest choice stands for it in examples."""
+        try:
+            values = [float(choice) for choice in choices]
+            wanted = float(target)
+        except (TypeError, ValueError):
+            raise BadInput(f"{place}: a correlation needs numbers, not {target!r} among {', '.join(choices)}") from None
+        gold = min(range(len(values)), key=lambda index: abs(values[index] - wanted))
+        return Document(prompt, choices, gold, (), wanted)
+
+    def _gold(self, target: Any, choices: tuple[str, ...], place: str) -> int:
+        values: tuple[Any, ...] = self._settings.labels or choices
+        if target in values:
+            return values.index(target)
+        if not self._settings.labels and isinstance(target, int) and 0 <= target < len(choices):
+            return int(target)
+        raise BadInput(
+            f"{place}: the answer {target!r} is none of {', '.join(map(repr, values))}, nor the index of one"
+        )
