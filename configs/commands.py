@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from configs.schema import (
     CorpusSettings,
+    DocumentUnit,
     SamplingSettings,
     ShardSettings,
     SharedFilesystem,
