@@ -45,6 +45,7 @@ def test_a_disk_of_the_nodes_own_is_recognised(tmp_path: Path, monkeypatch: pyte
     may_build(tmp_path / "node1", "auto", Node(0, 2, "an earlier start"))
     assert may_build(tmp_path / "node1", "auto", Node(1, 2, "n"))
     assert may_build(tmp_path / "node1", "false", Node(1, 2, "n"))
+    assert may_build(tmp_path / "told", "false", Node(0, 2, "n")) and not (tmp_path / "told").exists()
     with pytest.raises(BadInput, match="node 1 does not see what node 0 writes"):
         may_build(tmp_path / "node1", "true", Node(1, 2, "n"))
 

@@ -120,6 +120,13 @@ def test_what_is_no_index_is_named(tmp_path: Path, byte: int) -> None:
         open_shard(tmp_path / "train-00000")
 
 
+def test_a_cut_file_of_tokens_is_named_without_a_manifest(tmp_path: Path) -> None:
+    write(tmp_path, [[1, 2], [3]], "<u2")
+    os.truncate(tmp_path / "train-00000.bin", 4)
+    with pytest.raises(BadInput, match=r"train-00000\.bin: 4 bytes, but its index tells of 6"):
+        open_shard(tmp_path / "train-00000")
+
+
 SPARSE = """
 import sys
 from pathlib import Path
