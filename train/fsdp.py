@@ -56,10 +56,17 @@ class FullyShardedBackend:
         return update
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        self._cut_again()
         return parameter_tensors(self._model, self._optimizer)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
+        self._cut_again()
         load_parameters(self._model, self._optimizer, tensors)
+
+    def _cut_again(self) -> None:
+        """After a forward pass without a backward one the outermost module holds whole parameters, which are others
+        than those that the optimiser knows."""
+        self._model.reshard()
 
     def loss_scale(self) -> LossScaleState | None:
         return self._scale
