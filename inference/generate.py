@@ -184,8 +184,8 @@ class _Batch:
     def inputs(self, loaded: LoadedModel) -> dict[str, Any]:
         """`input_ids` and `attention_mask`, both int64[prompts, longest], padded on the left.
 
-        A row is padded with its own first token, which the mask hides: rules about tokens already in the text, such
-        as a repetition penalty, then see no token that the prompt does not hold.
+        A row is padded with its own first token, so that a tokenizer needs no token for it. The mask hides it from the
+        model and from `transformers`' repetition penalty.
         """
         width = max(map(len, self.ids))
         padded = [[row[0]] * (width - len(row)) + row for row in self.ids]

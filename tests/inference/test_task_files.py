@@ -97,6 +97,7 @@ def test_a_graded_answer_is_shown_as_the_nearest_choice_and_kept_as_a_number(tmp
         ({"max_gen_toks": 0}, r"max_gen_toks is 0"),
         ({"doc_to_text": "{{text"}, r"no valid template"),
         ({"doc_to_text": "{{text.__class__.__mro__}}"}, r"cannot be filled"),
+        ({"doc_to_text": "{{text.title_of_it}}"}, r"cannot be filled"),
         ({"doc_to_text": "{{txt}}"}, r"rows.jsonl:1: no field 'txt'; did you mean 'text'"),
         ({"doc_to_target": "lable"}, r"rows.jsonl:1: no field 'lable'; did you mean 'label'"),
         ({"data": "none.jsonl"}, r"none.jsonl: no such file"),
