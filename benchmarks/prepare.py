@@ -1,13 +1,17 @@
 """How fast raw text becomes shards on disk: `malmoi prepare` against what the field uses.
 
-    python benchmarks/prepare.py --corpus F.jsonl.gz... [--tokenizer DIR] [--megabytes 20] [--rounds 1] [--repeat 1000]
+    python benchmarks/prepare.py --corpus F.jsonl.gz... [--tokenizer DIR] [--megabytes 50] [--rounds 1] [--repeat 1000]
 
 Every way reads the same JSON lines, normalises, encodes with the same tokenizer and writes tokens to disk, on all
-cores that this process may use, each in a process of its own that is timed from its start to its end: MB of UTF-8
-text a second. The ways take turns within a round; a figure is the median of the rounds. Malmoi runs once more on a
-single core, for its scaling, and, with --repeat, on the text repeated up to so many MB, for its memory. Memory is
-the peak of all the processes' proportional set sizes together. Ways that need a package which is not installed are
-left out, and said to be. Prints a table and, as the last line, one JSON object.
+cores that this process may use, each in a process of its own that is timed from its start to its end. `MB/s` is
+text over that time. A way's `steady` speed is what more text costs: the text that a larger input has more, over the
+time that it takes longer, so that starting Python and loading libraries does not count, which takes every way one to
+five seconds; `start` is the time left for it. The larger input is the whole text, the smaller a fifth of it; for
+Malmoi, whose start is most of its time there, the text eight times over and the whole. `malmoi is` compares steady
+speeds. The ways take turns within a round; a figure is the median of the rounds. Malmoi runs on a single core too,
+for its scaling, and, with --repeat, on the text repeated up to so many MB, for its memory. Memory is the peak of all
+the processes' proportional set sizes together. Ways that need a package which is not installed are left out, and
+said to be. Prints a table and, as the last line, one JSON object.
 """
 
 import argparse
@@ -41,9 +45,49 @@ class Figures:
     cores: int
     megabytes: float
     megabytes_a_second: float
+    """Of the text named, from the start of the process to its end."""
+    steady_megabytes_a_second: float
+    start_seconds: float
     peak_mebibytes: float
     times_slower: float
-    """Malmoi's speed on as many cores, divided by this one's."""
+    """Malmoi's steady speed on all cores, divided by this one's."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """JSON lines on disk, and the MB of UTF-8 text in them."""
+
+    file: Path
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One way on a smaller and a larger text."""
+
+    texts: tuple[Text, Text]
+    seconds: tuple[float, float]
+    peak: int
+    """Bytes."""
+
+    @property
+    def steady(self) -> float:
+        """MB a second of what the larger text has more."""
+        more = self.texts[1].megabytes - self.texts[0].megabytes
+        return more / max(1e-3, self.seconds[1] - self.seconds[0])
+
+    def seconds_of(self, text: Text) -> float:
+        return self.seconds[self.texts.index(text)]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Malmoi on a text many times over."""
+
+    corpus: str
+    megabytes: float
+    seconds: float
+    peak_mebibytes: float
 
 
 def texts_of(file: Path) -> Iterator[str]:
@@ -185,7 +229,7 @@ def timed(way: str, file: Path, tokenizer: Path, cores: int) -> tuple[float, int
         return time.perf_counter() - begun, peak
 
 
-def sample(corpus: Path, folder: Path, megabytes: float, repeat_to: float = 0) -> tuple[Path, float]:
+def sample(corpus: Path, folder: Path, megabytes: float, repeat_to: float) -> Text:
     """JSON lines of the first so many MB of a corpus's text, repeated up to `repeat_to` MB; and how many they are."""
     opened = (gzip.open if corpus.suffix == ".gz" else open)(corpus, "rt", encoding="utf-8")
     lines, held = [], 0
@@ -196,24 +240,25 @@ def sample(corpus: Path, folder: Path, megabytes: float, repeat_to: float = 0) -
             if held >= megabytes * 1e6:
                 break
     times = max(1, round(repeat_to * 1e6 / held))
-    file = folder / f"{corpus.name.split('.')[0]}-{times}.jsonl"
+    file = folder / f"{corpus.name.split('.')[0]}-{megabytes:g}-{times}.jsonl"
     with file.open("w", encoding="utf-8") as stream:
         for _ in range(times):
             stream.writelines(lines)
-    return file, times * held / 1e6
+    return Text(file, times * held / 1e6)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", nargs="+", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, help="folder; none: one of 10,000 tokens is trained on the corpora")
-    parser.add_argument("--megabytes", type=float, default=20, help="most text of each corpus")
+    parser.add_argument("--megabytes", type=float, default=50, help="most text of each corpus")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--repeat", type=float, default=0, help="MB to which the text is repeated, for memory")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     figures: list[Figures] = []
+    memory: list[Memory] = []
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         tokenizer = options.tokenizer or trained(options.corpus, folder / "tokenizer")
@@ -222,21 +267,36 @@ def main() -> None:
         missing = [way for way in options.ways if find_spec(WAYS[way][1]) is None]
         ways = [(way, cores) for way in options.ways if way not in missing] + [("malmoi", 1)]
         for corpus in options.corpus:
-            file, megabytes = sample(corpus, folder, options.megabytes)
-            runs: dict[tuple[str, int], list[tuple[float, int]]] = {way: [] for way in ways}
-            timed("malmoi", file, tokenizer, cores)  # machine code is compiled once an installation
-            for _ in range(options.rounds):
-                for way in ways:
-                    runs[way].append(timed(way[0], file, tokenizer, way[1]))
-            figures += figures_of(corpus.name.split(".")[0], megabytes, runs, cores)
-            if options.repeat:
-                big, megabytes = sample(corpus, folder, options.megabytes, options.repeat)
-                figures += figures_of(
-                    big.stem, megabytes, {("malmoi", cores): [timed("malmoi", big, tokenizer, cores)]}, cores
+            small, whole, large = (
+                sample(corpus, folder, megabytes, repeat_to)
+                for megabytes, repeat_to in (
+                    (options.megabytes / 5, 0),
+                    (options.megabytes, 0),
+                    (options.megabytes, 8 * options.megabytes),
                 )
-                big.unlink()
-    show(figures)
-    print(json.dumps({"figures": [asdict(figure) for figure in figures], "left_out": missing}))
+            )
+            runs: dict[tuple[str, int], list[Pair]] = {way: [] for way in ways}
+            timed("malmoi", small.file, tokenizer, cores)  # machine code is compiled once an installation
+            for _ in range(options.rounds):
+                for way, used in ways:
+                    pair = (whole, large) if way == "malmoi" else (small, whole)
+                    taken = [timed(way, text.file, tokenizer, used) for text in pair]
+                    runs[way, used].append(Pair(pair, (taken[0][0], taken[1][0]), max(peak for _, peak in taken)))
+            figures += figures_of(corpus.name.split(".")[0], whole, runs, cores)
+            for text in (small, large):
+                text.file.unlink()
+            if options.repeat:
+                big = sample(corpus, folder, options.megabytes, options.repeat)
+                seconds, peak = timed("malmoi", big.file, tokenizer, cores)
+                memory.append(
+                    Memory(
+                        corpus.name.split(".")[0], round(big.megabytes, 1), round(seconds, 1), round(peak / 2**20, 1)
+                    )
+                )
+                big.file.unlink()
+    show(figures, memory)
+    result = {"figures": [asdict(figure) for figure in figures], "memory": [asdict(m) for m in memory]}
+    print(json.dumps({**result, "left_out": missing}))
 
 
 def trained(corpora: list[Path], folder: Path) -> Path:
@@ -247,29 +307,41 @@ def trained(corpora: list[Path], folder: Path) -> Path:
     return prepare_tokenizer(corpus, TokenizerSettings(vocab_size=10_000, sample_bytes=20_000_000), folder, False)
 
 
-def figures_of(
-    corpus: str, megabytes: float, runs: dict[tuple[str, int], list[tuple[float, int]]], cores: int
-) -> list[Figures]:
-    speeds = {way: megabytes / statistics.median(seconds for seconds, _ in taken) for way, taken in runs.items()}
-    return [
-        Figures(
-            way,
-            corpus,
-            used,
-            round(megabytes, 1),
-            round(speed, 2),
-            round(statistics.median(peak for _, peak in runs[way, used]) / 2**20, 1),
-            round(speeds["malmoi", cores] / speed, 2),
+def figures_of(corpus: str, whole: Text, runs: dict[tuple[str, int], list[Pair]], cores: int) -> list[Figures]:
+    steady = {way: statistics.median(pair.steady for pair in pairs) for way, pairs in runs.items()}
+    figures = []
+    for (way, used), pairs in runs.items():
+        seconds = statistics.median(pair.seconds_of(whole) for pair in pairs)
+        figures.append(
+            Figures(
+                way,
+                corpus,
+                used,
+                round(whole.megabytes, 1),
+                round(whole.megabytes / seconds, 2),
+                round(steady[way, used], 2),
+                round(seconds - whole.megabytes / steady[way, used], 2),
+                round(statistics.median(pair.peak for pair in pairs) / 2**20, 1),
+                round(steady["malmoi", cores] / steady[way, used], 2),
+            )
         )
-        for (way, used), speed in speeds.items()
-    ]
+    return figures
 
 
-def show(figures: list[Figures]) -> None:
-    print(f"{'way':<20}{'corpus':<24}{'cores':>6}{'MB':>9}{'MB/s':>9}{'peak MiB':>10}{'malmoi is':>11}")
+def show(figures: list[Figures], memory: list[Memory]) -> None:
+    print(
+        f"{'way':<20}{'corpus':<14}{'cores':>6}{'MB':>7}{'MB/s':>8}{'steady':>8}{'start s':>9}{'peak MiB':>10}"
+        f"{'malmoi is':>11}"
+    )
     for f in figures:
-        speed = f"{f.megabytes_a_second:>9.2f}{f.peak_mebibytes:>10.0f}{f.times_slower:>10.1f}x"
-        print(f"{f.way:<20}{f.corpus:<24}{f.cores:>6}{f.megabytes:>9.1f}{speed}")
+        print(
+            f"{f.way:<20}{f.corpus:<14}{f.cores:>6}{f.megabytes:>7.1f}{f.megabytes_a_second:>8.2f}"
+            f"{f.steady_megabytes_a_second:>8.2f}{f.start_seconds:>9.2f}{f.peak_mebibytes:>10.0f}{f.times_slower:>10.1f}x"
+        )
+    for m in memory:
+        print(
+            f"malmoi, {m.corpus} repeated to {m.megabytes:.0f} MB: {m.seconds:.1f} s, peak {m.peak_mebibytes:.0f} MiB"
+        )
 
 
 if __name__ == "__main__":

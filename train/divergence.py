@@ -42,7 +42,6 @@ class DivergenceWatch:
         self._recent.append(loss)
         return None
 
-    def forget(self) -> None:
-        """Begin anew after a rollback."""
+    def after_rollback(self) -> None:
+        """Count anew; the course of losses stays, since what left it was not taken into it."""
         self._skipped_in_a_row = 0
-        self._recent.clear()

@@ -12,6 +12,7 @@ from configs.schema import Precision, Sharding, TrainSettings
 
 UNSET = ("", "none", "auto", "1", "1.0")
 TASK_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+MEETING_PLACE = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 STAGES: dict[int, Sharding] = {1: "zero1", 2: "zero2", 3: "zero3"}
 
 
@@ -52,9 +53,17 @@ def launched_ranks(environment: Mapping[str, str] = os.environ) -> LaunchedRanks
     """Read the launcher's environment variables.
 
     Raises:
-        BadInput: tasks were started without ranks, or for a sharding that Malmoi does not do.
+        BadInput: tasks were started without ranks or a place to meet, or for a sharding that Malmoi does not do.
     """
     _require_ranks_of_tasks(environment)
+
+    world_size = int(environment.get("WORLD_SIZE", "1"))
+    missing = [name for name in MEETING_PLACE if name not in environment]
+    if world_size > 1 and missing:
+        raise BadInput(
+            f"WORLD_SIZE says {world_size} ranks, but {', '.join(missing)} are not set, so they cannot meet; start "
+            "them with `accelerate launch`, torchrun or `malmoi slurm submit`"
+        )
 
     def on(name: str) -> bool:
         return environment.get(name, "false").lower() == "true"
@@ -82,7 +91,7 @@ def launched_ranks(environment: Mapping[str, str] = os.environ) -> LaunchedRanks
         zero.get("offload_optimizer", {}).get("device", "none"),
     ]
     return LaunchedRanks(
-        world_size=int(environment.get("WORLD_SIZE", "1")),
+        world_size=world_size,
         backend=backend,
         precision=precision if precision in ("bf16", "fp16") else None,  # type: ignore[arg-type]
         accumulation=_number(

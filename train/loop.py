@@ -264,7 +264,7 @@ class Training:
         samples, rollbacks, step = self.progress.samples, self.progress.rollbacks + 1, self.progress.step
         self._take_over(checkpoint)
         self.progress = replace(self.progress, samples=samples, rollbacks=rollbacks)
-        self.divergence.forget()
+        self.divergence.after_rollback()
         self._record_event("rollback", f"step {step}: {wrong}; back to step {self.progress.step}, past those samples")
         self.interval = Interval()
 

@@ -17,6 +17,7 @@ from train.hardware import has_fast_bf16
 from train.launcher import LaunchedRanks, launched_ranks
 from train.zero_config import zero_config, zero_stage
 
+TRACKERS_FOLDER = "tensorboard"
 LAUNCHER_PREFIXES = ("ACCELERATE_DEEPSPEED_", "ACCELERATE_GRADIENT_", "ACCELERATE_CONFIG_DS_FIELDS")
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 DeviceType = Literal["cpu", "cuda"]
@@ -85,19 +86,23 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
     asked = launched.precision if train.precision == "auto" and launched.precision else train.precision
     precision = resolved_precision(asked, torch.device(device_type))
     stage = zero_stage(chosen)
+    trackers = str(run / TRACKERS_FOLDER)
     if launched.world_size == 1 and (stage or chosen == "fsdp2"):
         _start_group_of_one(device_type)
     if stage:
         accelerator = _deepspeed_accelerator(
-            train, stage, parallel.offload or launched.offload, precision, device_type, run
+            train, stage, parallel.offload or launched.offload, precision, device_type, trackers
         )
     else:
         # FSDP2 is PyTorch's own here: Accelerate's does not reach it on a CPU.
         os.environ.pop("ACCELERATE_USE_FSDP", None)
         accelerator = Accelerator(
-            mixed_precision="no", cpu=device_type == "cpu", log_with=list(train.trackers), project_dir=str(run)
+            mixed_precision="no",
+            cpu=device_type == "cpu",
+            log_with=list(train.trackers),
+            project_dir=trackers,
         )
-    _require_what_was_asked(accelerator, launched, bool(stage))
+    require_what_was_asked(accelerator, launched, bool(stage))
     return Placement(accelerator, chosen, precision, launched)
 
 
@@ -111,7 +116,7 @@ def _start_group_of_one(device_type: DeviceType) -> None:
 
 
 def _deepspeed_accelerator(
-    train: TrainSettings, stage: int, offload: bool, precision: Precision, device_type: DeviceType, run: Path
+    train: TrainSettings, stage: int, offload: bool, precision: Precision, device_type: DeviceType, trackers: str
 ) -> Accelerator:
     from deepspeed.accelerator import get_accelerator
 
@@ -136,7 +141,7 @@ def _deepspeed_accelerator(
         deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=zero_config(train, stage, offload, precision)),
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if device_type == "cpu" else [],
         log_with=list(train.trackers),
-        project_dir=str(run),
+        project_dir=trackers,
     )
 
 
@@ -151,7 +156,12 @@ def _quiet_deepspeed(device_type: DeviceType) -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def _require_what_was_asked(accelerator: Accelerator, launched: LaunchedRanks, deepspeed: bool) -> None:
+def require_what_was_asked(accelerator: Accelerator, launched: LaunchedRanks, deepspeed: bool) -> None:
+    """See that the ranks found each other, under DeepSpeed if that was asked for.
+
+    Raises:
+        BadInput: they did not.
+    """
     came_up = accelerator.distributed_type
     right_kind = (came_up == DistributedType.DEEPSPEED) == deepspeed
     if accelerator.num_processes != launched.world_size or not right_kind:

@@ -150,7 +150,7 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
     )
     if plan.held_out is None:
         console.print("no document is held out, so there will be no held-out loss; raise data.held_out for one")
-    accelerator.init_trackers("tensorboard")
+    accelerator.init_trackers("malmoi")
     with TrainingDisplay(accelerator.is_main_process) as display:
         training = Training(plan, made.backend, made.placement, display)
         outcome = training.run(stop)

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cluster.cluster import Cluster, wait_for
 
 from configs.schema import RunSettings
+from tests.cluster.cluster import Cluster, wait_for
 from tests.launching import ROOT, malmoi
 
 pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")

@@ -29,11 +29,11 @@ def test_losses_are_not_asked_for_where_nobody_looks_at_them() -> None:
     assert DivergenceWatch(DivergenceSettings(spike_deviations=3.0)).wants_losses
 
 
-def test_after_a_rollback_the_watch_begins_anew() -> None:
+def test_after_a_rollback_the_count_begins_anew_and_a_spike_is_still_one() -> None:
     watch = DivergenceWatch(DivergenceSettings(nonfinite_steps=2, spike_deviations=2.0, spike_window=2))
     for loss in (1.0, 1.1):
         watch.verdict(loss, False)
     watch.verdict(None, True)
-    watch.forget()
+    watch.after_rollback()
     assert watch.verdict(None, True) is None
-    assert watch.verdict(50.0, False) is None
+    assert watch.verdict(50.0, False) is not None

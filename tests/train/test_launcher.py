@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 
 from configs.errors import BadInput
 from configs.schema import BackendName, TrainSettings
 from tests.launching import environment
 from train.launcher import LaunchedRanks, launched_ranks
-from train.parallel import resolved_backend
+from train.parallel import require_what_was_asked, resolved_backend
+from train.session import require_trackers
 from train.zero_config import zero_config
 
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
@@ -39,6 +41,10 @@ def test_the_launchers_configuration_chooses_the_backend(environment: dict[str, 
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM: Malmoi runs"),
         ({"SLURM_STEP_NUM_TASKS": "4"}, r"4 tasks were started \(SLURM_STEP_NUM_TASKS\) without RANK"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "2 tasks were started"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0"},
+            "WORLD_SIZE says 2 ranks, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set",
+        ),
     ],
 )
 def test_a_launch_that_malmoi_does_not_do_is_refused(environment: dict[str, str], message: str) -> None:
@@ -47,7 +53,8 @@ def test_a_launch_that_malmoi_does_not_do_is_refused(environment: dict[str, str]
 
 
 def test_tasks_with_ranks_are_ranks() -> None:
-    assert launched_ranks({"SLURM_STEP_NUM_TASKS": "4", "RANK": "1", "WORLD_SIZE": "4"}).world_size == 4
+    ranks = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"}
+    assert launched_ranks({"SLURM_STEP_NUM_TASKS": "4", **ranks}).world_size == 4
 
 
 @pytest.mark.parametrize(
@@ -131,18 +138,18 @@ def test_zero_clips_as_the_run_says_and_at_nothing_else() -> None:
     assert zero_config(TrainSettings(clip_norm=0.7), 3, False, "bf16")["gradient_clipping"] == 0.7
 
 
-def test_ranks_that_came_up_apart_stop_with_the_reason(tmp_path: Path) -> None:
-    """Two ranks are announced, and no launcher has given them a place to meet."""
-    script = (
-        "import sys; from pathlib import Path; from configs.schema import *; from train.parallel import start_ranks\n"
-        "start_ranks(TrainSettings(), ParallelSettings(), Path(sys.argv[1]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        env={**environment(), "WORLD_SIZE": "2", "RANK": "0"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert "the launcher started 2 ranks, but they came up as 1 (NO) and would train separate models" in done.stderr
+def test_ranks_that_came_up_apart_stop_with_the_reason() -> None:
+    accelerator = Accelerator(cpu=True)
+    two = LaunchedRanks(2, None, None, None, None, False)
+    with pytest.raises(BadInput, match=r"started 2 ranks, but they came up as 1 \(NO\) and would train separate"):
+        require_what_was_asked(accelerator, two, deepspeed=False)
+    with pytest.raises(BadInput, match="they came up as 1"):
+        require_what_was_asked(accelerator, LaunchedRanks(1, "zero2", None, None, None, False), deepspeed=True)
+
+
+def test_a_tracker_that_is_unknown_or_not_installed_is_named() -> None:
+    require_trackers(("tensorboard",))
+    with pytest.raises(BadInput, match=r"train\.trackers tensorbord: no such tracker; did you mean 'tensorboard'\?"):
+        require_trackers(("tensorbord",))
+    with pytest.raises(BadInput, match=r"train\.trackers clearml: its package is not installed; `pip install clearml`"):
+        require_trackers(("tensorboard", "clearml"))

@@ -1,0 +1,77 @@
+"""One GPU: `pytest -m gpu`."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from configs.command_line import settings_as_yaml
+from configs.schema import RunSettings
+from tests.launching import as_flags, malmoi, metrics, step_losses
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+HALF = 0.05
+"""Largest difference of a loss from fp32's over 20 steps of a tiny model; its losses are near 7."""
+
+
+@pytest.fixture(scope="module")
+def config(tiny_settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Heads of 32 channels, which flash attention's kernels take."""
+    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    settings = replace(
+        tiny_settings,
+        model=replace(tiny_settings.model, n_head=2, n_embd=64),
+        train=replace(tiny_settings.train, precision="fp32"),
+    )
+    file.write_text(settings_as_yaml(settings))
+    return file
+
+
+def losses(config: Path, run: Path, **settings: object) -> list[float]:
+    done = malmoi("train", *as_flags(config, run=run, **settings), timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "x cuda" in done.stderr
+    assert all(line["memory"] > 0 for line in metrics(run) if "loss" in line)
+    return step_losses(run)
+
+
+@pytest.fixture(scope="module")
+def fp32(config: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return losses(config, tmp_path_factory.mktemp("fp32") / "run")
+
+
+@pytest.mark.parametrize("backend", ["single", "zero1", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_follows_fp32_on_every_backend(
+    config: Path, fp32: list[float], tmp_path: Path, backend: str, precision: str
+) -> None:
+    half = losses(config, tmp_path / "run", parallel__backend=backend, train__precision=precision)
+    assert half != fp32
+    assert max(abs(one - other) for one, other in zip(half, fp32, strict=True)) < HALF
+    exported = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(tensor.dtype == torch.float32 for tensor in exported.values())
+
+
+@pytest.mark.parametrize("backend", ["zero1", "zero2", "zero3", "fsdp2"])
+def test_every_backend_gives_the_curve_of_a_single_process(
+    config: Path, fp32: list[float], tmp_path: Path, backend: str
+) -> None:
+    sharded = losses(config, tmp_path / "run", parallel__backend=backend)
+    assert max(abs(one - other) for one, other in zip(sharded, fp32, strict=True)) < 1e-3  # TF32
+
+
+def test_compiled_blocks_give_the_same_curve(config: Path, fp32: list[float], tmp_path: Path) -> None:
+    compiled = losses(config, tmp_path / "run", train__compile=True)
+    assert max(abs(one - other) for one, other in zip(compiled, fp32, strict=True)) < 1e-3  # TF32
+
+
+@pytest.mark.skipif(find_spec("flash_attn") is None, reason="flash-attn is not installed")
+def test_flash_attention_gives_the_same_curve(config: Path, fp32: list[float], tmp_path: Path) -> None:
+    flash = losses(config, tmp_path / "run", train__attention="flash_attention_2", train__precision="bf16")
+    assert max(abs(one - other) for one, other in zip(flash, fp32, strict=True)) < HALF
