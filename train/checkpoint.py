@@ -90,6 +90,11 @@ class CheckpointTensors(Mapping[str, Tensor]):
         return len(self._weights) + len(self._moments)
 
 
+def checkpoint_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return checkpoints / f"step-{step:06d}"
+
+
 def save_checkpoint(checkpoints: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> Path:
     """Write `checkpoints/step-NNNNNN` and return it once it is safe on disk.
 
@@ -99,7 +104,7 @@ def save_checkpoint(checkpoints: Path, progress: Progress, tensors: Mapping[str,
     Raises:
         CheckpointNotSavedError: the disk is full or not writable; what was there before is untouched.
     """
-    final = checkpoints / f"step-{progress.step:06d}"
+    final = checkpoint_folder(checkpoints, progress.step)
     temporary = _beside(final, WRITING)
     prefix = f"{WEIGHT}."
     parts = {

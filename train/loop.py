@@ -12,7 +12,15 @@ from configs.schema import TrainSettings
 from inference.score import Score
 from train.backend import Backend
 from train.blocks import HeldOutPart, SampleReader
-from train.checkpoint import Checkpoint, CheckpointTensors, Progress, mend_leftovers, newest_whole_checkpoint
+from train.checkpoint import (
+    Checkpoint,
+    CheckpointTensors,
+    Progress,
+    checkpoint_folder,
+    mend_leftovers,
+    newest_whole_checkpoint,
+    read_checkpoint,
+)
 from train.display import TrainingDisplay
 from train.divergence import DivergenceWatch
 from train.held_out import held_out_score
@@ -176,11 +184,7 @@ class Training:
     def _go_on(self) -> None:
         if self.accelerator.is_main_process:
             mend_leftovers(self.checkpoints)
-        self.accelerator.wait_for_everyone()
-        checkpoint, faults = newest_whole_checkpoint(self.checkpoints)
-        for fault in faults:
-            self.display.note(f"passed over a damaged checkpoint: {fault}")
-        self._require_same_checkpoint(checkpoint)
+        checkpoint = self._newest_checkpoint()
         if checkpoint is None:
             return
         before, now = checkpoint.progress.data_fingerprint, self.plan.data_fingerprint
@@ -195,14 +199,24 @@ class Training:
             drop_metrics_after(self.plan.run, self.progress.step)
         self._record_event("restart", f"going on from step {self.progress.step} ({checkpoint.folder})")
 
-    def _require_same_checkpoint(self, checkpoint: Checkpoint | None) -> None:
-        own = -1 if checkpoint is None else checkpoint.progress.step
-        steps = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device)).tolist()
-        if len(set(steps)) > 1:
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        """The newest whole one. Rank 0 reads through all of its files; the others take its word."""
+        found: Checkpoint | None = None
+        if self.accelerator.is_main_process:
+            found, faults = newest_whole_checkpoint(self.checkpoints)
+            for fault in faults:
+                self.display.note(f"passed over a damaged checkpoint: {fault}")
+        own = 0 if found is None else found.progress.step
+        step = int(self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device), "sum"))
+        if step == 0:
+            return None
+        folder = checkpoint_folder(self.checkpoints, step)
+        if not folder.is_dir():
             raise BadInput(
-                f"{self.checkpoints}: ranks see different newest checkpoints (steps {', '.join(map(str, steps))}); "
+                f"{folder}: rank 0 goes on from here and rank {self.accelerator.process_index} does not see it; "
                 "put the run folder on a disk that all nodes share"
             )
+        return read_checkpoint(folder)
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
         self.backend.load(CheckpointTensors(checkpoint))
@@ -255,8 +269,7 @@ class Training:
                 f"step {self.progress.step}: {wrong}, after {allowed} rollbacks; lower train.learning_rate or look "
                 f"at the data around sample {self.progress.samples}"
             )
-        checkpoint, _ = newest_whole_checkpoint(self.checkpoints)
-        self._require_same_checkpoint(checkpoint)
+        checkpoint = self._newest_checkpoint()
         if checkpoint is None:
             raise RunFailed(
                 f"step {self.progress.step}: {wrong}, before the first checkpoint; lower train.learning_rate"

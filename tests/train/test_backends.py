@@ -69,6 +69,12 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             lists.append(as_flags(config, run=folder / name, parallel__backend=asked))
             whole = {"train__micro_batch": 8 // ranks, "train__save_every": 0}
             lists.append(as_flags(config, run=folder / f"{name}-whole", parallel__backend=asked, **whole))
+        for backend in ("auto", "fsdp2"):
+            run = folder / f"{backend}-{ranks}-muon"
+            lists.append(as_flags(config, run=run, parallel__backend=backend, train__optimizer="muon"))
+        for backend in ("zero3", "fsdp2"):
+            run = folder / f"{backend}-{ranks}-checkpointing"
+            lists.append(as_flags(config, run=run, parallel__backend=backend, train__activation_checkpointing=True))
         run_on(ranks, lists, folder)
     return folder
 
@@ -81,6 +87,7 @@ def require_same_run(one: Path, other: Path) -> None:
         for name in {"loss", "held_out_loss"} & mine.keys():
             assert abs(mine[name] - its[name]) < LOSS, (one, other, mine["step"])
         if "grad_norm" in mine:
+            assert mine["lr"] == its["lr"]
             assert mine["grad_norm"] == pytest.approx(its["grad_norm"], rel=NORM), (one, other, mine["step"])
 
 
@@ -93,6 +100,19 @@ def test_a_backend_gives_the_curve_of_one_process(undisturbed: Path, backend: st
 def test_accumulating_is_one_large_batch_on_every_backend(undisturbed: Path, backend: str, ranks: int) -> None:
     """Without dropout's masks, which belong to micro-batches, the two would be equal; with them, ranks still are."""
     require_same_run(undisturbed / f"{name_of(backend, ranks)}-whole", undisturbed / f"ddp-{ranks}-whole")
+
+
+@pytest.mark.parametrize("run", ["auto-2-muon", "fsdp2-1-muon", "fsdp2-2-muon"])
+def test_muon_on_cut_matrices_is_muon_on_whole_ones(undisturbed: Path, run: str) -> None:
+    require_same_run(undisturbed / run, undisturbed / "auto-1-muon")
+
+
+@pytest.mark.parametrize("backend", ["zero3", "fsdp2"])
+@pytest.mark.parametrize("ranks", RANKS)
+def test_recomputed_activations_change_nothing_where_weights_are_cut(
+    undisturbed: Path, backend: str, ranks: int
+) -> None:
+    require_same_run(undisturbed / f"{backend}-{ranks}-checkpointing", undisturbed / "ddp-1")
 
 
 def interrupted(finished: Path, folder: Path) -> Path:
