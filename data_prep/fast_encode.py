@@ -73,7 +73,9 @@ class CodePoints:
 
     def learn(self, text: str) -> None:
         """Make every code point of `text` known."""
-        new = [c for c in set(text) if self.kinds[ord(c)] == kernel.UNKNOWN]
+        present = np.zeros(kernel.CODE_POINTS, np.bool_)
+        present[np.frombuffer(text.encode("utf-32-le"), np.uint32)] = True
+        new = [chr(code) for code in np.flatnonzero(present & (self.kinds == kernel.UNKNOWN))]
         # A literal `▁` is what the escape makes of it; the `▁` of the pattern is a space here.
         asked = "".join(SPACE_ESCAPE if c == SPACE else c for c in new)
         no_letters = {c for piece, _ in self.without_letters.pre_tokenize_str(asked) for c in piece}
