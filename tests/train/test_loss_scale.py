@@ -80,3 +80,10 @@ def test_at_its_minimum_the_run_stops_with_a_diagnosis(config: Path, tmp_path: P
         "malmoi train: step 16: fp16's loss scale is at its minimum of 1 and the gradient is still not finite: "
         "lower train.learning_rate, or use bf16 or fp32"
     )
+
+
+def test_the_scale_does_not_fall_below_its_minimum() -> None:
+    exhausted = LossScaleState(MINIMUM_SCALE, 7)
+    assert exhausted.is_exhausted
+    assert exhausted.after(skipped=True) == LossScaleState(MINIMUM_SCALE, 0)
+    assert not LossScaleState(MINIMUM_SCALE * 2, 0).is_exhausted
