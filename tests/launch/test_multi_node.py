@@ -19,16 +19,16 @@ def test_two_machines_under_accelerate_log_the_losses_of_one(
     port = str(free_ports(1)[0])
     # One process a machine, and no GPU: the rest is as the file says.
     here = ("--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port)
+    train = ("-m", "train", "--config", str(file), "--run", str(tmp_path / "run"))
     machines = [
         subprocess.Popen(
-            [ACCELERATE, "launch", "--config_file", CONFIG, *here, "--machine_rank", str(number)]
-            + ["-m", "train", "--config", str(file), "--run", str(tmp_path / "run")],
+            [ACCELERATE, "launch", "--config_file", CONFIG, *here, "--machine_rank", number, *train],
             env={**environment(), "ACCELERATE_USE_CPU": "true"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in (0, 1)
+        for number in ("0", "1")
     ]
     said = [machine.communicate(timeout=180)[1] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], "\n".join(said)
