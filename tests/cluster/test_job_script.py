@@ -20,15 +20,17 @@ RANK = """
 run=$1 last=$2 kind=$3
 step=$(find "$run" -name 'step-*' | sed 's/.*step-0*//' | sort -n | tail -n 1)
 step=${step:-0}
-save() { mkdir -p "$run/checkpoints/step-$(printf %06d "$step")"; }
+save() {
+  if [ "$kind$RANK" = slow0 ]; then sleep 2; fi
+  if ((RANK == 0)); then mkdir -p "$run/checkpoints/step-$(printf %06d "$step")"; fi
+}
 case $kind in
-  counts) trap 'save; exit 75' USR1 TERM ;;
+  counts|slow) trap 'save; exit 75' USR1 TERM ;;
   deaf) trap '' USR1 TERM ;;
   fails_on) trap '' USR1 TERM; step=$((step + 1)); if ((step < last)); then save; exit 1; fi ;;
   fails) echo 'no such device' >&2; exit 1 ;;
 esac
-mkdir -p "$run/checkpoints"
-while ((step < last)); do sleep 0.1; step=$((step + 1)); done
+while ((step < last)); do sleep 0.1; step=$((step + 1)); mkdir -p "$run/checkpoints"; done
 save
 """
 
@@ -129,7 +131,7 @@ def test_a_port_that_another_job_has_locked_is_passed_over(
 def test_while_a_job_of_the_run_waits_or_runs_no_other_is_queued_and_a_cancelled_chain_leaves_none(
     cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
 ) -> None:
-    run = submit(cluster, config, tmp_path / "run", *rank_of(300), "--until_done")
+    run = submit(cluster, config, tmp_path / "run", *rank_of(300, "deaf"), "--until_done")
     wait_for(lambda: (run.folder / "checkpoints").exists(), 30, "the rank counts")
     again = malmoi_slurm(cluster, "submit", "--config", str(config), "--run", str(run.folder), *ON_CPUS)
     assert again.returncode == 2 and f"job {run.job} of this run is running; wait for it" in again.stderr
@@ -156,6 +158,16 @@ def test_failures_that_bring_none_end_at_the_bound_with_the_ranks_words(
     assert (fields["Restarts"], fields["ExitCode"]) == ("1", "1:0")
     assert run.log().count("no such device") == 2
     assert "2 starts in a row brought no checkpoint" in run.log()
+
+
+def test_a_rank_that_has_stopped_does_not_end_another_that_still_saves(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(30, "slow"), "--ranks_per_node", "2", "--retries", "0")
+    wait_for(lambda: (run.folder / "checkpoints").exists(), 30, "the ranks count")
+    cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
+    assert run.wait_for_end("COMPLETED")["Restarts"] == "1"
+    assert int(run.starts()[1].split()[2]) > 0
 
 
 def test_a_job_that_was_cancelled_saves_and_is_not_requeued(

@@ -61,8 +61,10 @@ def first_run(cluster: Cluster, config: Path, tmp_path_factory: pytest.TempPathF
     builds: set[str] = set()
 
     def has_ended() -> bool:
-        for folder in (run.folder, config.parent / "cache"):
-            builds.update(file.name for file in folder.glob(".*.building-*"))
+        for _ in range(20):
+            for folder in (run.folder, config.parent / "cache"):
+                builds.update(file.name for file in folder.glob(".*.building-*"))
+            time.sleep(0.01)
         return cluster.job(run.job)["JobState"] in ("COMPLETED", "FAILED")
 
     wait_for(has_ended, 150, f"the end of {run.folder}")
@@ -220,30 +222,31 @@ def test_two_jobs_on_one_node_train_at_once_at_ports_of_their_own(
         assert max(abs(a - b) for a, b in zip(run.losses(), one_rank.losses(), strict=True)) < 5e-6
 
 
-def test_a_data_job_prepares_and_training_waits_for_it(cluster: Cluster, config: Path, tmp_path: Path) -> None:
-    words = (
-        "--data_job",
-        "--data_cpus",
-        "2",
-        "--data_time",
-        "10",
-        "--train.steps",
-        "2",
-        "--data.cache",
-        str(tmp_path / "cache"),
-    )
-    run = submit(cluster, config, tmp_path / "run", *words)
-    data = run.said.split("\njob ")[1].split()[0]
-    waiting = cluster.job(run.job)
-    assert waiting["JobState"] == "PENDING" and waiting["Dependency"].startswith(f"afterok:{data}")
-    assert f"job {data}: " in malmoi_slurm(cluster, "status", str(run.folder)).stdout
-    run.wait_for_end("COMPLETED")
-    assert cluster.job(data)["JobState"] == "COMPLETED"
-    assert "preparing" in (run.folder / "slurm" / f"data-{data}.log").read_text()
+@dataclass(frozen=True)
+class Unwatched:
+    """Jobs that are begun before the chain, since nobody need do anything to them."""
+
+    with_data_job: SubmittedRun
+    waiting: dict[str, str]
+    """Its fields right after it was submitted."""
+    sweep: SubmittedRun
+
+
+@pytest.fixture(scope="module")
+def unwatched(
+    cluster: Cluster, config: Path, two_nodes: SubmittedRun, tmp_path_factory: pytest.TempPathFactory
+) -> Unwatched:
+    folder = tmp_path_factory.mktemp("unwatched")
+    words = ("--data_job", "--data_cpus", "2", "--data_time", "10", "--data.cache", str(folder / "cache"))
+    with_data_job = submit(cluster, config, folder / "run", "--train.steps", "2", *words)
+    waiting = cluster.job(with_data_job.job)
+    grid = ("--grid", "train.learning_rate=1e-4,1e-2,1e-3", "train.seed=1")
+    sweep = submit(cluster, config, folder / "sweep", "--train.steps", "15", *grid, subcommand="sweep")
+    return Unwatched(with_data_job, waiting, sweep)
 
 
 def test_a_chain_goes_on_over_allocations_until_the_run_is_done(
-    cluster: Cluster, config: Path, one_rank: SubmittedRun, tmp_path: Path
+    cluster: Cluster, config: Path, one_rank: SubmittedRun, unwatched: Unwatched, tmp_path: Path
 ) -> None:
     run = submit(cluster, config, tmp_path / "run", "--until_done")
     run.wait_for_step(21)
@@ -260,15 +263,25 @@ def test_a_chain_goes_on_over_allocations_until_the_run_is_done(
     assert "restarts of the latest submission 1" in malmoi_slurm(cluster, "status", str(run.folder)).stdout
 
 
-def test_a_sweep_trains_a_run_for_each_combination_and_ranks_them(
-    cluster: Cluster, config: Path, tmp_path: Path
-) -> None:
-    words = ("--train.steps", "15", "--grid", "train.learning_rate=1e-4,1e-2,1e-3", "train.seed=1")
-    sweep = submit(cluster, config, tmp_path / "sweep", *words, subcommand="sweep")
+def test_a_data_job_prepares_and_training_waits_for_it(cluster: Cluster, unwatched: Unwatched) -> None:
+    run = unwatched.with_data_job
+    data = run.said.split("\njob ")[1].split()[0]
+    assert unwatched.waiting["JobState"] == "PENDING"
+    assert unwatched.waiting["Dependency"].startswith(f"afterok:{data}")
+    run.wait_for_end("COMPLETED")
+    assert cluster.job(data)["JobState"] == "COMPLETED"
+    assert "preparing" in (run.folder / "slurm" / f"data-{data}.log").read_text()
+    status = malmoi_slurm(cluster, "status", str(run.folder)).stdout
+    assert f"job {data}: COMPLETED" in status and f"job {run.job}: COMPLETED" in status
+
+
+def test_a_sweep_trains_a_run_for_each_combination_and_ranks_them(cluster: Cluster, unwatched: Unwatched) -> None:
+    sweep = unwatched.sweep
     for task in (0, 1, 2):
         cluster.wait_for_state(f"{sweep.job}_{task}", "COMPLETED")
-    table = [line.split() for line in malmoi_slurm(cluster, "status", str(sweep.folder)).stdout.splitlines()]
-    assert table[0][:3] == ["run", "train.learning_rate", "train.seed"]
+    said = malmoi_slurm(cluster, "status", str(sweep.folder))
+    table = [line.split() for line in said.stdout.splitlines()]
+    assert table and table[0][:3] == ["run", "train.learning_rate", "train.seed"], said.stderr
     assert [line[:3] for line in table[1:]] == [["001", "1e-2", "1"], ["002", "1e-3", "1"], ["000", "1e-4", "1"]]
     assert all(line[-1] == "done" for line in table[1:])
     figures = [float(line[3]) for line in table[1:]]
