@@ -98,18 +98,17 @@ def status(argv: Sequence[str]) -> int:
 
 def _sweep_status(folder: Path, as_json: bool) -> None:
     from launch.slurm_cluster import job_states
-    from launch.slurm_status import read_submissions
+    from launch.slurm_records import read_records
+    from launch.slurm_script import RUN_DIGITS
     from launch.slurm_sweep import sweep_results
 
     results = sweep_results(folder)
-    submissions = read_submissions(folder)
-    states = {state.job: state.state for state in job_states(submissions[-1].job)} if submissions else {}
-    tasks = (
-        {result.run.folder: f"{submissions[-1].job}_{int(result.run.folder)}" for result in results}
-        if submissions
-        else {}
-    )
-    rows = [(result, states.get(tasks.get(result.run.folder, ""), "")) for result in results]
+    submissions = read_records(folder).submissions
+    tasks = [state for submission in submissions[-1:] for state in job_states(submission.job)]
+    states = {state.job.split("_")[-1].zfill(RUN_DIGITS): state.state for state in tasks}
+    # Tasks that wait are told together, as 3-7.
+    waiting = next((state.state for state in tasks if not state.job.split("_")[-1].isdigit()), "")
+    rows = [(result, states.get(result.run.folder, waiting)) for result in results]
     if as_json:
         print(json.dumps({"runs": [{**asdict(result), "state": state} for result, state in rows]}, ensure_ascii=False))
         return

@@ -9,27 +9,12 @@ from configs.errors import BadInput
 from configs.schema import RunSettings
 from data_prep.manifest import read_manifest, shard_folder
 from launch.slurm_cluster import JobState, job_states
+from launch.slurm_records import read_records
 from launch.slurm_script import JOB_FOLDER, SETTINGS_FILE
-from launch.slurm_submit import SUBMITTED_FILE, Submission
 from train.metrics import read_metrics
 from train.order import SampleOrder
 from train.run_folder import CONFIG_FILE, SHARDS_FOLDER, finished_result
 from train.size import planned_steps
-
-STARTS_FILE = "starts"
-
-
-@dataclass(frozen=True)
-class Start:
-    """A line that a job script leaves when it starts."""
-
-    job: str
-    step: int
-    """Newest checkpoint at that time."""
-    fruitless: int
-    """Starts in a row before it without a new checkpoint."""
-    successor: str | None
-    """The job that goes on after this one, in a chain."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +44,10 @@ def run_status(folder: Path) -> RunStatus:
     Raises:
         BadInput: no job of this run was ever submitted, and nothing trained here either.
     """
-    submissions, starts = read_submissions(folder), read_starts(folder)
+    records = read_records(folder)
     metrics = read_metrics(folder)
-    if not submissions and not starts and not metrics.steps:
+    if not records.submissions and not records.starts and not metrics.steps:
         raise BadInput(f"{folder}: no run that was submitted; name the run folder, as `malmoi slurm submit` printed it")
-    ids = _latest_jobs(submissions, starts)
     last = metrics.steps[-1] if metrics.steps else None
     finished = finished_result(folder) is not None
     planned = _planned_steps(folder)
@@ -71,9 +55,9 @@ def run_status(folder: Path) -> RunStatus:
     if last is not None and planned is not None and last.tokens_per_second > 0:
         left = max(0, planned - last.step) * (last.tokens / last.step) / last.tokens_per_second
     return RunStatus(
-        jobs=tuple(state for job in ids for state in job_states(job)),
-        starts=len(starts),
-        restarts=max(0, _starts_of_latest(submissions, starts) - 1),
+        jobs=tuple(state for job in records.latest_jobs() for state in job_states(job)),
+        starts=len(records.starts),
+        restarts=records.restarts(),
         step=last.step if last else None,
         steps=planned,
         loss=last.loss if last else None,
@@ -82,54 +66,6 @@ def run_status(folder: Path) -> RunStatus:
         seconds_left=0.0 if finished else left,
         is_finished=finished,
     )
-
-
-def read_submissions(folder: Path) -> list[Submission]:
-    """What was submitted for this run, the latest last."""
-    file = folder / JOB_FOLDER / SUBMITTED_FILE
-    if not file.is_file():
-        return []
-    return [Submission(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def read_starts(folder: Path) -> list[Start]:
-    """The times that a job script started for this run, the latest last."""
-    file = folder / JOB_FOLDER / STARTS_FILE
-    if not file.is_file():
-        return []
-    starts = []
-    for line in file.read_text().splitlines():
-        job, _, step, fruitless, _, successor = line.split()
-        starts.append(Start(job, int(step), int(fruitless), None if successor == "-" else successor))
-    return starts
-
-
-def _latest_jobs(submissions: list[Submission], starts: list[Start]) -> list[str]:
-    """The jobs that matter now: of the latest submission, or of a chain its newest link and the next."""
-    ids: list[str] = []
-    if submissions:
-        latest = submissions[-1]
-        ids = [latest.job] if latest.data_job is None else [latest.data_job, latest.job]
-    for start in starts[-1:]:
-        if start.job in ids or not _is_newer(start.job, ids):
-            ids += [] if start.successor is None else [start.successor]
-        else:
-            ids = [start.job] if start.successor is None else [start.job, start.successor]
-    return ids
-
-
-def _is_newer(job: str, ids: list[str]) -> bool:
-    return all(_number(job) > _number(known) for known in ids)
-
-
-def _number(job: str) -> int:
-    return int(job.split("_")[0])
-
-
-def _starts_of_latest(submissions: list[Submission], starts: list[Start]) -> int:
-    if not submissions:
-        return len(starts)
-    return sum(_number(start.job) >= _number(submissions[-1].job) for start in starts)
 
 
 def _planned_steps(folder: Path) -> int | None:

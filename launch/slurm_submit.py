@@ -1,32 +1,19 @@
 """Submitting: what a job needs is written into the run folder, frozen, and the job handed to the queue."""
 
-import json
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
 from configs.schema import RunSettings
 from launch.slurm_checks import check_cluster, check_request
-from launch.slurm_cluster import cancel, submit
+from launch.slurm_cluster import cancel, job_states, submit
+from launch.slurm_records import Submission, read_records, record_submission
 from launch.slurm_request import Request
 from launch.slurm_script import JOB_FOLDER, SETTINGS_FILE, ArrayJob, data_script, train_script
 
 TRAIN_SCRIPT, DATA_SCRIPT = "job.sh", "data_job.sh"
-SUBMITTED_FILE = "submitted.jsonl"
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What was handed to the queue."""
-
-    job: str
-    """Id of the training job."""
-    data_job: str | None
-    """Id of the job that prepares the data, which training waits for."""
-    time: float
-    """Seconds since 1970."""
+WAITS_OR_RUNS = frozenset(("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED"))
 
 
 def submit_run(request: Request) -> Submission:
@@ -37,10 +24,26 @@ def submit_run(request: Request) -> Submission:
     """
     check_request(request)
     check_cluster(request)
+    check_not_queued(request.run)
     settings = write_settings(request.run, request.settings)
     return queue(
         request, train_script(request, str(settings), ()), data_script(request, request.run, str(settings), ())
     )
+
+
+def check_not_queued(run: Path) -> None:
+    """See that no job of this run is waiting or running: two would want the same run folder.
+
+    Raises:
+        BadInput: one is.
+    """
+    for job in read_records(run).latest_jobs():
+        for state in job_states(job):
+            if state.state in WAITS_OR_RUNS:
+                raise BadInput(
+                    f"{run}: job {state.job} of this run is {state.state.lower()}; wait for it, scancel it, or choose "
+                    "another --run"
+                )
 
 
 def write_settings(run: Path, settings: RunSettings) -> Path:
@@ -77,8 +80,7 @@ def queue(request: Request, train: str, data: str) -> Submission:
             cancel([data_job])
         raise
     submission = Submission(job, data_job, time.time())
-    with (folder / SUBMITTED_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(submission)) + "\n")
+    record_submission(request.run, submission)
     return submission
 
 

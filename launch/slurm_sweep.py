@@ -10,9 +10,10 @@ from configs.command_line import parse_settings, setting_names
 from configs.errors import BadInput, nearest_name_hint
 from configs.schema import RunSettings
 from launch.slurm_checks import check_cluster, check_request
+from launch.slurm_records import Submission
 from launch.slurm_request import Request
-from launch.slurm_script import RUN_DIGITS, ArrayJob, data_script, train_script
-from launch.slurm_submit import Submission, queue, write_settings
+from launch.slurm_script import JOB_FOLDER, RUN_DIGITS, ArrayJob, data_script, train_script
+from launch.slurm_submit import check_not_queued, queue, write_settings
 from train.metrics import read_metrics
 from train.run_folder import finished_result
 
@@ -121,10 +122,11 @@ def submit_sweep(request: Request) -> tuple[Submission, ArrayJob]:
     for one in requests:
         check_request(one)
     check_cluster(request)
+    check_not_queued(request.run)
     _write_sweep(request.run, runs)
     files = [write_settings(one.run, one.settings) for one in requests]
     first = requests[0].run
-    (request.run / "slurm").mkdir(exist_ok=True)
+    (request.run / JOB_FOLDER).mkdir(exist_ok=True)
     return queue(request, train_script(request, "", (), array), data_script(request, first, str(files[0]), ())), array
 
 

@@ -71,11 +71,12 @@ queue_successor() (
     if [ "$name" != SLURM_CONF ]; then unset "$name"; fi
   done
   export MALMOI_CHAIN_LINK=$((again + 1))
-  sbatch --parsable --dependency="afterany:$id" ${task:+--array="$task"} "$0"
+  sbatch --parsable --export=ALL --dependency="afterany:$id" ${task:+--array="$task"} "$0"
 )
 
 end_chain() {
   if [ -n "$successor" ]; then scancel "$successor"; fi
+  successor=
 }
 
 # Go on in another allocation, unless too many brought nothing.
@@ -161,7 +162,7 @@ if ((SLURM_JOB_NUM_NODES > 1)) &&
   end_chain
   exit 2
 fi
-if ((again > 0)) && [ -e "$run/.training.lock" ]; then
+if [ -e "$run/.training.lock" ]; then
   # After a node is lost, the disk may take a while to know that whoever trained there is gone.
   flock --timeout 180 "$run/.training.lock" true || say "another process seems to train $run still"
 fi
@@ -182,8 +183,22 @@ time_is_nearly_up() {
   ask_to_stop USR1
   (sleep $((warning_seconds * 3 / 4)) && kill -ALRM $$) &
 }
+# Whether somebody wants no more of this job. A pre-empted job is told to stop too, and is to go on: where it ends
+# before its grace period does, Slurm itself would not requeue it.
+was_cancelled() {
+  local job
+  job=$(scontrol --oneliner show job "$id")
+  [ -n "$job" ] || return
+  [[ $job != *JobState=RUNNING* ]] || { [ "$asked_by" = TERM ] && [[ ! $job =~ \ PreemptTime=[0-9] ]]; }
+}
+cancelled_or_preempted() {
+  local asked_before=$asked_by
+  ask_to_stop TERM
+  # Now, since Slurm may end this shell before the ranks are done.
+  if [ -z "$asked_before" ] && was_cancelled; then end_chain; fi
+}
 trap time_is_nearly_up USR1
-trap 'ask_to_stop TERM' TERM
+trap cancelled_or_preempted TERM
 trap out_of_time ALRM
 
 # A trap runs only while this shell waits, so the ranks run in the background.
@@ -203,14 +218,6 @@ if [ -e "$logs/failed" ]; then
 elif [ "$code" = 0 ] && [ -e "$logs/stopped" ]; then
   code=75
 fi
-# Whether somebody wants no more of this job. A pre-empted job is told to stop too, and is to go on: where it ends
-# before its grace period does, Slurm itself would not requeue it.
-was_cancelled() {
-  local job
-  job=$(scontrol --oneliner show job "$id")
-  [ -n "$job" ] || return
-  [[ $job != *JobState=RUNNING* ]] || { [ "$asked_by" = TERM ] && [[ ! $job =~ \ PreemptTime=[0-9] ]]; }
-}
 if [ "$code" = 0 ]; then
   say "done: $run"
   end_chain

@@ -12,23 +12,25 @@ from configs.command_line import settings_as_yaml
 from configs.schema import CorpusSettings, RunSettings, TrainSettings
 from launch.slurm_script import TRAIN_TEMPLATE
 from tests.cluster.cluster import Cluster, wait_for
-from tests.cluster.runs import SubmittedRun, submit
+from tests.cluster.runs import ON_CPUS, SubmittedRun, malmoi_slurm, submit
 
 RankOf = Callable[..., tuple[str, str]]
 RANK = """
 # Counts to LAST, ten a second, from its newest checkpoint; saves and stops when it is asked to.
 run=$1 last=$2 kind=$3
-mkdir -p "$run/checkpoints"
-step=$(find "$run/checkpoints" -name 'step-*' | sed 's/.*step-0*//' | sort -n | tail -n 1)
+step=$(find "$run" -name 'step-*' | sed 's/.*step-0*//' | sort -n | tail -n 1)
 step=${step:-0}
-save() { mkdir -p "$run/checkpoints/step-$(printf %06d "$step")"; }
+save() {
+  if [ "$kind$RANK" = slow0 ]; then sleep 2; fi
+  if ((RANK == 0)); then mkdir -p "$run/checkpoints/step-$(printf %06d "$step")"; fi
+}
 case $kind in
-  counts) trap 'save; exit 75' USR1 TERM ;;
+  counts|slow) trap 'save; exit 75' USR1 TERM ;;
   deaf) trap '' USR1 TERM ;;
   fails_on) trap '' USR1 TERM; step=$((step + 1)); if ((step < last)); then save; exit 1; fi ;;
   fails) echo 'no such device' >&2; exit 1 ;;
 esac
-while ((step < last)); do sleep 0.1; step=$((step + 1)); done
+while ((step < last)); do sleep 0.1; step=$((step + 1)); mkdir -p "$run/checkpoints"; done
 save
 """
 
@@ -126,6 +128,20 @@ def test_a_port_that_another_job_has_locked_is_passed_over(
     assert f"rendezvous n1:{taken + 1}," in second.log()
 
 
+def test_while_a_job_of_the_run_waits_or_runs_no_other_is_queued_and_a_cancelled_chain_leaves_none(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(300, "deaf"), "--until_done")
+    wait_for(lambda: (run.folder / "checkpoints").exists(), 30, "the rank counts")
+    again = malmoi_slurm(cluster, "submit", "--config", str(config), "--run", str(run.folder), *ON_CPUS)
+    assert again.returncode == 2 and f"job {run.job} of this run is running; wait for it" in again.stderr
+    successor = run.starts()[0].split()[5]
+    assert cluster.job(successor)["Dependency"].startswith(f"afterany:{run.job}")
+    cluster.ask("scancel", run.job)
+    cluster.wait_for_state(successor, "CANCELLED", seconds=30)
+    assert len(run.starts()) == 1
+
+
 def test_failures_that_bring_new_checkpoints_are_no_reason_to_give_up(
     cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
 ) -> None:
@@ -142,6 +158,27 @@ def test_failures_that_bring_none_end_at_the_bound_with_the_ranks_words(
     assert (fields["Restarts"], fields["ExitCode"]) == ("1", "1:0")
     assert run.log().count("no such device") == 2
     assert "2 starts in a row brought no checkpoint" in run.log()
+
+
+def test_a_rank_that_has_stopped_does_not_end_another_that_still_saves(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(30, "slow"), "--ranks_per_node", "2", "--retries", "0")
+    wait_for(lambda: (run.folder / "checkpoints").exists(), 30, "the ranks count")
+    cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
+    assert run.wait_for_end("COMPLETED")["Restarts"] == "1"
+    assert int(run.starts()[1].split()[2]) > 0
+
+
+def test_a_job_that_was_cancelled_saves_and_is_not_requeued(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(300))
+    wait_for(lambda: (run.folder / "checkpoints").exists(), 30, "the rank counts")
+    cluster.ask("scancel", run.job)
+    assert run.wait_for_end("CANCELLED")["Restarts"] == "0"
+    wait_for(lambda: "cancelled: the newest checkpoint is of step" in run.log(), 30, "the job's last words")
+    assert list(run.folder.glob("checkpoints/step-*"))
 
 
 def test_ranks_that_do_not_stop_when_asked_are_requeued_before_the_time_limit(
