@@ -168,6 +168,7 @@ def test_a_rank_that_has_stopped_does_not_end_another_that_still_saves(
     cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
     assert run.wait_for_end("COMPLETED")["Restarts"] == "1"
     assert int(run.starts()[1].split()[2]) > 0
+    assert "Terminating" not in run.log(), "Slurm ends what is left of a step whose task failed"
 
 
 def test_a_job_that_was_cancelled_saves_and_is_not_requeued(

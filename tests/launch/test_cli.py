@@ -40,6 +40,7 @@ def test_help_answers_at_once_and_names_every_command() -> None:
         "quality",
         "report",
         "doctor",
+        "slurm",
     ):
         assert f"  {name} " in done.stdout
     imported = malmoi_imports("--help")
