@@ -15,6 +15,7 @@ from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
 from configs.schema import RunSettings
 from data_prep.build import prepare_tokenizer
+from data_prep.files import write_whole
 from data_prep.mixture import SourceShards, prepare_sources
 from train.pretrained import check_fit, check_folder
 
@@ -79,8 +80,9 @@ def prepare_run(settings: RunSettings) -> PreparedRun:
     cache = Path(settings.data.cache) if settings.data.cache else folder / SHARDS_FOLDER
     sources = prepare_sources(settings.corpus, settings.data, tokenizer, cache)
     if show:
-        (folder / CONFIG_FILE).write_text(settings_as_yaml(settings))
-        (folder / ENVIRONMENT_FILE).write_text(json.dumps(environment(), indent=2) + "\n")
+        # In one step: another rank, which may still be checking its settings, reads the old file or the new one.
+        write_whole(folder / CONFIG_FILE, settings_as_yaml(settings).encode())
+        write_whole(folder / ENVIRONMENT_FILE, (json.dumps(environment(), indent=2) + "\n").encode())
     return PreparedRun(folder, tokenizer, sources)
 
 
@@ -131,6 +133,5 @@ def finished_result(folder: Path) -> RunResult | None:
 
 def write_result(folder: Path, result: RunResult) -> None:
     """Write `result.json`, which says that the run is complete."""
-    temporary = folder / f".{RESULT_FILE}.writing"
-    temporary.write_text(json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(folder / RESULT_FILE)
+    content = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / RESULT_FILE, content.encode())

@@ -40,7 +40,7 @@ def run_on(ranks: int, lists: Sequence[Sequence[str]], folder: Path) -> None:
         timeout=900,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-20000:]
 
 
 @pytest.fixture(scope="module")
