@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT))
 STEPS_LEFT = 2
 CONFIG = """
 run: {run}
-corpus: {{input: ['package:demo_text/film_reviews.jsonl.gz']}}
-tokenizer: {{vocab_size: 2000}}
+corpus: {{input: ['package:data_prep/demo_text/film_reviews.jsonl.gz']}}
+tokenizer: {{vocab_size: 4000}}
 data: {{cache: {cache}}}
 model: {{n_layer: 2, n_head: 2, n_embd: 64, block_size: 64}}
 train: {{global_batch: 4, micro_batch: 4, steps: {steps}, schedule: constant, log_every: 1, save_every: 0, \
