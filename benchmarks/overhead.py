@@ -55,21 +55,21 @@ class BareLoop:
     """The least that trains the same model on the same samples."""
 
     def __init__(self, made: Ready, settings: RunSettings) -> None:
-        self.plan = made.plan
-        self.model = initial_model(settings, made.plan.vocab_size, made.special)
+        self.plan, self.task = made.plan, made.task
+        self.model = initial_model(settings, made.task.vocab_size, made.special)
         self.optimizer = new_optimizer(self.model, settings.train, torch.device("cpu"))
         self.sample = 0
 
     def steps(self, count: int) -> float:
         """Train, and return the seconds; reading is not counted."""
-        batch, block = self.plan.micro_batch, self.plan.samples.block_size
-        batches = [self.plan.samples.read(self.sample + number * batch, batch) for number in range(count)]
+        batch, block = self.plan.micro_batch, self.task.samples.block_size
+        batches = [self.task.samples.read(self.sample + number * batch, batch) for number in range(count)]
         self.sample += count * batch
         began = time.perf_counter()
         for read in batches:
             inputs, labels = torch.from_numpy(read.inputs), torch.from_numpy(read.labels)
             logits = self.model(input_ids=inputs, use_cache=False).logits
-            loss = next_token_nats(logits, labels, self.plan.vocab_size) / (batch * block)
+            loss = next_token_nats(logits, labels, self.task.vocab_size) / (batch * block)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()

@@ -1,7 +1,5 @@
 """A few-shot task: a YAML of a few lines beside a file of JSON lines, read strictly and rendered to prompts."""
 
-import gzip
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from fnmatch import fnmatchcase
@@ -13,6 +11,7 @@ from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from configs.errors import BadInput, nearest_name_hint
+from data_prep.json_rows import json_rows
 from inference.arithmetic import OPERATIONS, Arithmetic, problems
 
 OutputType = Literal["multiple_choice", "generate_until", "loglikelihood"]
@@ -245,31 +244,7 @@ def _load(file: Path) -> FewshotTask:
 
 
 def _rows(file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """The objects of a file of JSON lines, each with its place for messages."""
-    try:
-        raw = file.read_bytes()
-        text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise BadInput(f"{file}: no such file; name the task's JSON lines relative to its YAML") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{file}: not UTF-8 at byte {error.start}; convert it with `iconv -t UTF-8`") from error
-    except (OSError, EOFError) as error:
-        raise BadInput(f"{file}: cannot be read ({error})") from error
-    count = 0
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        place = f"{file}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadInput(f"{place}: no valid JSON ({error}); write one object a line") from error
-        if not isinstance(row, dict):
-            raise BadInput(f"{place}: no JSON object; write one object a line")
-        count += 1
-        yield row, place
-    if not count:
-        raise BadInput(f"{file}: holds no row; write one JSON object a line")
+    return json_rows(file, "name the task's JSON lines relative to its YAML")
 
 
 class _Template:

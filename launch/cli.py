@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": Command("whether a shard folder, checkpoint or model is whole", "launch.data_commands", "verify"),
     "inspect": Command("what a shard folder holds", "launch.data_commands", "inspect"),
     "train": Command("train a model, from whatever is there already", "launch.model_commands", "train"),
+    "finetune": Command("train a model on labelled examples", "launch.finetune_command", "finetune"),
     "generate": Command("draw text from a model", "launch.model_commands", "generate"),
     "evaluate": Command("loss, perplexity and bits per byte of a model", "launch.model_commands", "evaluate"),
     "fewshot": Command("tasks with no, one or several examples in the prompt", "launch.fewshot_command", "fewshot"),

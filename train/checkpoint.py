@@ -197,18 +197,38 @@ def newest_whole_checkpoint(checkpoints: Path) -> tuple[Checkpoint | None, list[
     return None, faults
 
 
-def delete_older(checkpoints: Path, keep_last: int, keep_best: int) -> None:
-    """Delete all but the newest `keep_last` checkpoints and the `keep_best` of lowest held-out loss."""
+def best_whole_checkpoint(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The whole checkpoint of lowest held-out loss, or where none was looked at the newest whole one, and the faults
+    of those before it in that order."""
     folders = checkpoint_folders(checkpoints)
+    best = _by_held_out_loss(folders)
+    faults: list[str] = []
+    for folder in [*best, *(folder for folder in folders if folder not in best)]:
+        found = checkpoint_faults(folder)
+        if not found:
+            return read_checkpoint(folder), faults
+        faults += found
+    return None, faults
+
+
+def _by_held_out_loss(folders: list[Path]) -> list[Path]:
+    """Those that were looked at, the lowest loss first, and of equal ones the earlier."""
     scored = []
-    for folder in folders if keep_best else []:
+    for folder in folders:
         try:
             loss = read_checkpoint(folder).progress.held_out_loss
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a damaged one has no claim to be the best
         if loss is not None:
             scored.append((loss, folder))
-    kept = {*folders[: max(1, keep_last)], *(folder for _, folder in sorted(scored)[:keep_best])}
+    return [folder for _, folder in sorted(scored)]
+
+
+def delete_older(checkpoints: Path, keep_last: int, keep_best: int) -> None:
+    """Delete all but the newest `keep_last` checkpoints and the `keep_best` of lowest held-out loss."""
+    folders = checkpoint_folders(checkpoints)
+    best = _by_held_out_loss(folders)[:keep_best] if keep_best else []
+    kept = {*folders[: max(1, keep_last)], *best}
     for folder in folders:
         if folder not in kept:
             doomed = _beside(folder, DELETED)

@@ -6,7 +6,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from train.metrics import HeldOutMetrics, StepMetrics
+from train.metrics import StepMetrics
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -62,13 +62,6 @@ class TrainingDisplay:
                 f"{line.tokens_per_second:,.0f} tokens/s  {left:,.0f} s left"
             )
 
-    def held_out(self, line: HeldOutMetrics) -> None:
-        """Show a look at the held-out part."""
-        self._console.print(
-            f"step {line.step}  held-out loss {line.held_out_loss:.4f}  perplexity {line.perplexity:,.1f}  "
-            f"bits per byte {line.bits_per_byte:.4f}  ({line.held_out_tokens:,} tokens)"
-        )
-
     def note(self, text: str) -> None:
         """Show a line."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from configs.schema import RunSettings
 from data_prep.space import readable_bytes
 from inference.generate import quiet_transformers
 from train.display import TrainingDisplay
-from train.loop import Plan, Training
+from train.loop import Training
 from train.memory import SHARDINGS, activation_bytes, checkpoint_bytes, model_bytes, state_bytes
 from train.run_folder import is_main_rank, prepare_run
 from train.session import Ready, ready
@@ -39,10 +39,10 @@ def dry_run(settings: RunSettings) -> int:
     console = Console(quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     ranks = made.placement.ranks
     half = made.placement.precision != "fp32"
-    for line in plan_lines(settings, made.plan, ranks):
+    for line in plan_lines(settings, made, ranks):
         console.print(line)
-    console.print(memory_table(settings, made.plan, ranks, half))
-    console.print(disk_line(settings, made.plan.vocab_size, prepared.folder))
+    console.print(memory_table(settings, made, ranks, half))
+    console.print(disk_line(settings, made.task.vocab_size, prepared.folder))
     seconds = seconds_of_steps(made)
     console.print(time_line(seconds, made.plan.steps))
     measured = peak_memory_mib(made.placement.accelerator.device) * 2**20
@@ -54,24 +54,25 @@ def dry_run(settings: RunSettings) -> int:
     return EXIT_DONE
 
 
-def plan_lines(settings: RunSettings, plan: Plan, ranks: int) -> list[str]:
+def plan_lines(settings: RunSettings, made: Ready, ranks: int) -> list[str]:
     """Size, steps and tokens."""
-    train, block = settings.train, settings.model.block_size
-    parameters = parameter_count(settings.model, plan.vocab_size)
+    plan, train, block = made.plan, settings.train, settings.model.block_size
+    samples = made.task.samples
+    parameters = parameter_count(settings.model, made.task.vocab_size)
     tokens = plan.steps * train.global_batch * block
     return [
         f"parameters    {parameters:,}",
         f"steps         {plan.steps:,} of {train.global_batch} x {block} tokens ({plan.micro_batch} samples x {ranks} "
         f"ranks x {plan.accumulation} accumulated)",
         f"tokens        {tokens:,}, {tokens / parameters:.1f} a parameter, "
-        f"{tokens / (plan.samples.samples_per_epoch * block):.2f} epochs of {plan.samples.tokens:,}",
+        f"{tokens / (samples.samples_per_epoch * block):.2f} epochs of {samples.tokens:,}",
     ]
 
 
-def memory_table(settings: RunSettings, plan: Plan, ranks: int, half: bool) -> Table:
+def memory_table(settings: RunSettings, made: Ready, ranks: int, half: bool) -> Table:
     """Estimated memory a device for each way of sharding, in GiB, by the number of devices."""
-    model, vocab_size, train = settings.model, plan.vocab_size, settings.train
-    activations = activation_bytes(model, vocab_size, train, plan.micro_batch, half)
+    model, vocab_size, train = settings.model, made.task.vocab_size, settings.train
+    activations = activation_bytes(model, vocab_size, train, made.plan.micro_batch, half)
     columns = sorted({*RANKS, ranks})
     table = Table(title=f"GiB a device, {activations / 2**30:.2f} of them activations", title_justify="left")
     table.add_column("devices")

@@ -1,5 +1,6 @@
 """The training loop: next batch, forward, backward, step, log, evaluate, save."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -9,13 +10,12 @@ from torch import Tensor
 
 from configs.errors import BadInput, RunFailed
 from configs.schema import TrainSettings
-from inference.score import Score
 from train.backend import Backend
-from train.blocks import HeldOutPart, SampleReader
 from train.checkpoint import (
     Checkpoint,
     CheckpointTensors,
     Progress,
+    best_whole_checkpoint,
     checkpoint_folder,
     mend_leftovers,
     newest_whole_checkpoint,
@@ -23,15 +23,14 @@ from train.checkpoint import (
 )
 from train.display import TrainingDisplay
 from train.divergence import DivergenceWatch
-from train.held_out import held_out_score
 from train.interval import Interval
-from train.metrics import EventMetrics, HeldOutMetrics, StepMetrics, append_metrics, drop_metrics_after
-from train.objective import batch_nats
+from train.metrics import EventMetrics, StepMetrics, append_metrics, drop_metrics_after, read_metrics
 from train.optim import learning_rate
 from train.parallel import Placement
 from train.profiling import traced
 from train.saving import CheckpointWriter, SavePolicy
 from train.signals import StopRequest
+from train.task import Look, Task
 from train.throughput import peak_memory_mib
 from train.watch import Watchdog
 
@@ -46,15 +45,15 @@ class Plan:
     """Samples a rank computes at once."""
     accumulation: int
     """Micro-batches a rank computes in one update."""
-    samples: SampleReader
-    held_out: HeldOutPart | None
+    task: Task
     data_fingerprint: str
-    vocab_size: int
     steps: int
     flops_per_token: float
     peak_flops: float
     """Of one device."""
     hang_seconds: int
+    patience: int = 0
+    """Looks at held-out data without a lower loss after which training ends; 0: never before the last step."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ class Outcome:
     progress: Progress
     stopped_by: str | None
     """The signal that ended it early, if one did."""
-    score: Score | None
-    """Over the whole held-out part, where the run is complete and there is one."""
+    look: Look | None
+    """At the whole held-out part, where the run came to its last step and there is one."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,8 @@ class Training:
         self.watchdog = Watchdog(plan.hang_seconds)
         self.interval = Interval()
         self.progress = Progress(0, 0, 0, 0, plan.data_fingerprint, None, None)
+        self.looks: list[tuple[int, float]] = []
+        """Steps at which held-out data was looked at, and its loss there."""
         self._go_on()
 
     def run(self, stop: StopRequest) -> Outcome:
@@ -124,7 +125,7 @@ class Training:
         self.display.start(self.progress.step, plan.steps)
         self.interval = Interval()
         stopped_by: str | None = None
-        while self.progress.step < plan.steps and stopped_by is None:
+        while not self._is_over() and stopped_by is None:
             with traced(plan.run, self.progress.step + 1, settings.profile, self.accelerator.process_index):
                 update = self.update()
             step = self.progress.step
@@ -138,21 +139,38 @@ class Training:
             stopped_by = self._agreed_stop(stop)
             if not last and stopped_by is None and _is_due(step, settings.evaluate_every):
                 self._evaluate(settings.evaluate_tokens, stop)
-            if last or stopped_by is not None or _is_due(step, settings.save_every):
-                self._save(wait=last or stopped_by is not None)
+            ends = self._is_over() or stopped_by is not None
+            if ends or _is_due(step, settings.save_every):
+                self._save(wait=ends)
             self._show_problems()
-        score = None
+        look = None
         if self.progress.step == plan.steps:
             stopped_by = None
-            score = self._evaluate(None, stop)
-            stopped_by = self._agreed_stop(stop) if score is None else None
+            look = self._evaluate(None, stop)
+            stopped_by = self._agreed_stop(stop) if look is None else None
+            if look is not None and settings.keep_best:
+                # So that the last step too is among those that the best is chosen of.
+                self._save(wait=True)
         self.watchdog.stop()
         if stopped_by is not None:
             self.display.note(
                 f"stopped by {stopped_by} after step {self.progress.step}; "
                 f"run again to go on from step {self.writer.saved_step or 0}"
             )
-        return Outcome(self.progress, stopped_by, score)
+        return Outcome(self.progress, stopped_by, look)
+
+    def take_best(self) -> int:
+        """Take over the weights of the whole checkpoint with the lowest held-out loss, or else of the newest, and
+        return its step; every rank must ask.
+
+        Raises:
+            RunFailed: no checkpoint is whole.
+        """
+        best = self._checkpoint_of_rank_0(best_whole_checkpoint)
+        if best is None:
+            raise RunFailed(f"{self.checkpoints}: no checkpoint is whole; delete the folder and train again")
+        self._take_over(best)
+        return best.progress.step
 
     def update(self) -> "LoggedUpdate":
         """One step."""
@@ -195,15 +213,30 @@ class Training:
             )
         self._take_over(checkpoint)
         self.progress = replace(self.progress, data_fingerprint=now)
+        # Rank 0 may cut the file back at this moment: what is later than the checkpoint counts for nobody.
+        seen = read_metrics(self.plan.run).held_out
+        self.looks = [(line.step, line.held_out_loss) for line in seen if line.step <= self.progress.step]
         if self.accelerator.is_main_process:
             drop_metrics_after(self.plan.run, self.progress.step)
         self._record_event("restart", f"going on from step {self.progress.step} ({checkpoint.folder})")
 
+    def _is_over(self) -> bool:
+        """The last step is done, or the held-out loss has not fallen for `Plan.patience` looks."""
+        if self.progress.step >= self.plan.steps:
+            return True
+        losses = [loss for _, loss in self.looks]
+        return 0 < self.plan.patience < len(losses) and min(losses[: -self.plan.patience]) <= min(
+            losses[-self.plan.patience :]
+        )
+
     def _newest_checkpoint(self) -> Checkpoint | None:
-        """The newest whole one. Rank 0 reads through all of its files; the others take its word."""
+        return self._checkpoint_of_rank_0(newest_whole_checkpoint)
+
+    def _checkpoint_of_rank_0(self, choose: Callable[[Path], tuple[Checkpoint | None, list[str]]]) -> Checkpoint | None:
+        """The one that rank 0 chooses, which reads through all of its files; the others take its word."""
         found: Checkpoint | None = None
         if self.accelerator.is_main_process:
-            found, faults = newest_whole_checkpoint(self.checkpoints)
+            found, faults = choose(self.checkpoints)
             for fault in faults:
                 self.display.note(f"passed over a damaged checkpoint: {fault}")
         own = 0 if found is None else found.progress.step
@@ -228,20 +261,18 @@ class Training:
     def _forward_and_backward(self) -> tuple[Tensor, int]:
         """Gradients of the mean loss over the global batch; returns this rank's summed nats, and all ranks' targets."""
         plan, accelerator = self.plan, self.accelerator
-        targets = plan.samples.targets(self.progress.samples, plan.train.global_batch)
+        targets = plan.task.targets(self.progress.samples, plan.train.global_batch)
         total = torch.zeros((), device=accelerator.device)
         for number in range(plan.accumulation):
             micro_batch = number * accelerator.num_processes + accelerator.process_index
             first = self.progress.samples + micro_batch * plan.micro_batch
             with self.interval.waiting_for_data():
-                batch = plan.samples.read(first, plan.micro_batch)
+                batch = plan.task.read(first, plan.micro_batch)
             _seed_dropout(plan.train.seed, first)
             is_last = number == plan.accumulation - 1
             with self.backend.micro_batch(is_last):
                 with self.backend.autocast():
-                    nats = batch_nats(
-                        self.backend.model, batch, plan.vocab_size, accelerator.device, plan.train.attention
-                    )
+                    nats = plan.task.nats(self.backend.model, batch, accelerator.device)
                 if is_last:
                     self.interval.reached_exchange()
                 self.backend.backward(nats, max(1, targets))
@@ -277,13 +308,14 @@ class Training:
         samples, rollbacks, step = self.progress.samples, self.progress.rollbacks + 1, self.progress.step
         self._take_over(checkpoint)
         self.progress = replace(self.progress, samples=samples, rollbacks=rollbacks)
+        self.looks = [(step, loss) for step, loss in self.looks if step <= self.progress.step]
         self.divergence.after_rollback()
         self._record_event("rollback", f"step {step}: {wrong}; back to step {self.progress.step}, past those samples")
         self.interval = Interval()
 
     def _record_event(self, kind: str, text: str) -> None:
         if self.accelerator.is_main_process:
-            tokens = self.progress.samples * self.plan.samples.block_size
+            tokens = self.progress.samples * self.plan.task.sample_tokens
             append_metrics(self.plan.run, EventMetrics(self.progress.step, tokens, kind, text))
         self.display.note(text)
 
@@ -291,15 +323,15 @@ class Training:
         return float(self.accelerator.reduce(update.nats, "sum")) / max(1, update.targets)
 
     def _log(self, update: "LoggedUpdate") -> None:
-        block_size = self.plan.samples.block_size
+        sample_tokens = self.plan.task.sample_tokens
         seconds_to_exchange = torch.tensor([self.interval.seconds_to_exchange], device=self.accelerator.device)
         by_rank: list[float] = self.accelerator.gather(seconds_to_exchange).tolist()
         times = self.interval.shares()
         training_seconds = times.seconds * (1 - times.saving - times.evaluating)
-        speed = times.steps * self.plan.train.global_batch * block_size / training_seconds
+        speed = times.steps * self.plan.train.global_batch * sample_tokens / training_seconds
         line = StepMetrics(
             step=self.progress.step,
-            tokens=self.progress.samples * block_size,
+            tokens=self.progress.samples * sample_tokens,
             loss=self._mean_loss(update),
             lr=update.rate,
             grad_norm=update.norm,
@@ -335,43 +367,26 @@ class Training:
             return None
         return stop.signal_name or "a signal to another rank"
 
-    def _evaluate(self, most_tokens: int | None, stop: StopRequest) -> Score | None:
-        """Score the held-out part, up to `most_tokens` of it; none where there is none or a signal broke it off."""
+    def _evaluate(self, most_tokens: int | None, stop: StopRequest) -> Look | None:
+        """Look at held-out data, up to `most_tokens` of it; none where there is none or a signal broke it off."""
         plan = self.plan
-        if plan.held_out is None:
-            return None
 
         def go_on() -> bool:
             self.watchdog.beat()
             return self._agreed_stop(stop) is None
 
         with self.interval.evaluating():
-            score = held_out_score(
-                self.backend,
-                self.accelerator,
-                plan.held_out,
-                plan.samples.block_size,
-                plan.vocab_size,
-                plan.micro_batch,
-                most_tokens,
-                go_on,
-            )
-        if score is None:
+            look = plan.task.look(self.backend, self.accelerator, plan.micro_batch, most_tokens, go_on)
+        if look is None:
             return None
-        self.progress = replace(self.progress, held_out_loss=score.loss)
-        line = HeldOutMetrics(
-            step=self.progress.step,
-            tokens=self.progress.samples * plan.samples.block_size,
-            held_out_loss=score.loss,
-            perplexity=score.perplexity,
-            bits_per_byte=score.bits_per_byte,
-            held_out_tokens=score.tokens,
-        )
+        step = self.progress.step
+        self.progress = replace(self.progress, held_out_loss=look.held_out_loss)
+        self.looks.append((step, look.held_out_loss))
         if self.accelerator.is_main_process:
-            append_metrics(plan.run, line)
-        self.accelerator.log({"held_out_loss": score.loss, "bits_per_byte": score.bits_per_byte}, step=line.step)
-        self.display.held_out(line)
-        return score
+            append_metrics(plan.run, look.line(step, self.progress.samples * plan.task.sample_tokens))
+        self.accelerator.log(look.figures(), step=step)
+        self.display.note(f"step {step}  {look.text()}")
+        return look
 
     def _save(self, wait: bool) -> None:
         """Have rank 0 write a checkpoint; every rank takes part in gathering it."""

@@ -56,6 +56,18 @@ class HeldOutMetrics:
 
 
 @dataclass(frozen=True)
+class ValidationMetrics:
+    """A look at the validation file of a fine-tuning."""
+
+    step: int
+    tokens: int
+    held_out_loss: float
+    """Of the task alone, a mean over examples: nats, or for similarity the squared error."""
+    scores: dict[str, float]
+    """The task's scores by name."""
+
+
+@dataclass(frozen=True)
 class EventMetrics:
     """Something that happened after `step`."""
 
@@ -77,7 +89,7 @@ class RunMetrics:
     """Numbers of lines that are none of ours, from 1; a last line that is still being written is not among them."""
 
 
-def append_metrics(run: Path, line: StepMetrics | HeldOutMetrics | EventMetrics) -> None:
+def append_metrics(run: Path, line: StepMetrics | HeldOutMetrics | ValidationMetrics | EventMetrics) -> None:
     """Add a line to the run's metrics."""
     with (run / METRICS_FILE).open("a") as file:
         file.write(json.dumps(asdict(line)) + "\n")

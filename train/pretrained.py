@@ -22,7 +22,7 @@ def check_folder(folder: Path, model: ModelSettings) -> None:
     Raises:
         BadInput: it does not.
     """
-    config = _config(folder)
+    config = model_config(folder)
     kind = config.get("model_type")
     if kind != "gpt2":
         raise BadInput(f"{folder}: holds a model of type {kind}; --init_from takes a GPT-2")
@@ -56,7 +56,7 @@ def check_fit(settings: RunSettings, tokenizer: Path) -> None:
     """
     assert settings.init_from is not None
     folder = Path(settings.init_from)
-    config = _config(folder)
+    config = model_config(folder)
     tokens, rows = vocabulary_size(tokenizer), config["vocab_size"]
     if tokens > rows and not settings.init_resize:
         raise BadInput(
@@ -89,7 +89,12 @@ def _check_ids(folder: Path, tokenizer: Path) -> None:
         )
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def model_config(folder: Path) -> dict[str, Any]:
+    """What `folder/config.json` says, GPT-2's defaults filled in.
+
+    Raises:
+        BadInput: there is none, or it is no JSON object.
+    """
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; --init_from takes a model folder, downloaded or from RUN/model")
     file = folder / CONFIG_FILE

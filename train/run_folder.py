@@ -13,7 +13,7 @@ import yaml
 
 from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
-from configs.schema import RunSettings
+from configs.schema import FinetuneSettings, RunSettings
 from data_prep.build import prepare_tokenizer
 from data_prep.files import write_whole
 from data_prep.mixture import SourceShards, prepare_sources
@@ -62,12 +62,7 @@ def prepare_run(settings: RunSettings) -> PreparedRun:
     Raises:
         BadInput: the corpus, the tokenizer or the run folder is not usable.
     """
-    folder = Path(settings.run)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{folder}: cannot be made ({error.strerror}); choose another --run") from error
-    _check_unchanged(folder, settings)
+    folder = make_run_folder(settings, FIXED)
     show = is_main_rank()
     show_progress = show and sys.stderr.isatty()
     chosen = settings.tokenizer
@@ -80,13 +75,36 @@ def prepare_run(settings: RunSettings) -> PreparedRun:
     cache = Path(settings.data.cache) if settings.data.cache else folder / SHARDS_FOLDER
     sources = prepare_sources(settings.corpus, settings.data, tokenizer, cache)
     if show:
-        # In one step: another rank, which may still be checking its settings, reads the old file or the new one.
-        write_whole(folder / CONFIG_FILE, settings_as_yaml(settings).encode())
-        write_whole(folder / ENVIRONMENT_FILE, (json.dumps(environment(), indent=2) + "\n").encode())
+        record_settings(folder, settings)
     return PreparedRun(folder, tokenizer, sources)
 
 
-def _check_unchanged(folder: Path, settings: RunSettings) -> None:
+def make_run_folder(settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> Path:
+    """The run folder, made unless it is there; what it holds is the same run.
+
+    Args:
+        fixed: beginnings of the names of settings that a run keeps to its end.
+
+    Raises:
+        BadInput: it cannot be made, or it holds another run.
+    """
+    folder = Path(settings.run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be made ({error.strerror}); choose another --run") from error
+    _check_unchanged(folder, settings, fixed)
+    return folder
+
+
+def record_settings(folder: Path, settings: RunSettings | FinetuneSettings) -> None:
+    """Write the run's settings and its environment into its folder, each in one step: another rank, which may still
+    be checking its settings, reads the old file or the new one."""
+    write_whole(folder / CONFIG_FILE, settings_as_yaml(settings).encode())
+    write_whole(folder / ENVIRONMENT_FILE, (json.dumps(environment(), indent=2) + "\n").encode())
+
+
+def _check_unchanged(folder: Path, settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> None:
     """Refuse to go on with a run whose tokenizer, model or optimiser would be another one."""
     file = folder / CONFIG_FILE
     if not file.is_file():
@@ -95,7 +113,7 @@ def _check_unchanged(folder: Path, settings: RunSettings) -> None:
     changed = [
         f"{name} was {before[name]} and is now {value}"
         for name, value in now.items()
-        if name.startswith(FIXED) and before.get(name, value) != value
+        if name.startswith(fixed) and before.get(name, value) != value
     ]
     if changed:
         raise BadInput(f"{folder}: holds another run: {'; '.join(changed)}; choose another --run or delete this one")

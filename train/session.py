@@ -34,6 +34,7 @@ from train.parallel import Placement, start_ranks
 from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, is_main_rank, write_result
 from train.signals import StopRequest
 from train.size import parameter_count, planned_steps
+from train.task import HeldOutLook, PreTraining
 from train.throughput import flops_per_token, peak_flops
 
 TOKENIZER_FILES = (
@@ -51,12 +52,12 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
     stop = StopRequest()
     stop.listen()
     quiet_transformers()
-    with _only_training(prepared.folder):
+    with only_training(prepared.folder):
         return _train(settings, prepared, console, stop)
 
 
 @contextmanager
-def _only_training(folder: Path) -> Iterator[None]:
+def only_training(folder: Path) -> Iterator[None]:
     """Hold the run folder, on rank 0, against a second start of the same run."""
     lock = FileLock(folder / ".training.lock", blocking=False, fallback_to_soft=False)
     if is_main_rank():
@@ -75,6 +76,7 @@ class Ready:
     """What a run needs to take its first step."""
 
     plan: Plan
+    task: PreTraining
     placement: Placement
     backend: Backend
     config: GPT2Config
@@ -105,15 +107,14 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     micro_batch = _micro_batch(settings, model, placement)
     accumulation = accumulation_steps(train.global_batch, micro_batch, placement.ranks)
     placement.launched.require_no_contradiction(train, accumulation)
+    task = PreTraining(samples, open_held_out(prepared.sources), vocab_size, train.attention)
     plan = Plan(
         run=prepared.folder,
         train=train,
         micro_batch=micro_batch,
         accumulation=accumulation,
-        samples=samples,
-        held_out=open_held_out(prepared.sources),
+        task=task,
         data_fingerprint=data_fingerprint(prepared.sources),
-        vocab_size=vocab_size,
         steps=steps,
         flops_per_token=flops_per_token(settings.model, vocab_size),
         peak_flops=peak_flops(accelerator.device, precision),
@@ -121,7 +122,8 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     )
     configured(model, train, precision, settings.data.document_mask)
     config = model.config
-    return Ready(plan, placement, new_backend(placement, model, train, micro_batch, accumulation), config, special)
+    backend = new_backend(placement, model, train, micro_batch, accumulation)
+    return Ready(plan, task, placement, backend, config, special)
 
 
 def initial_model(settings: RunSettings, vocab_size: int, special: SpecialTokenIds) -> GPT2LMHeadModel:
@@ -133,22 +135,22 @@ def initial_model(settings: RunSettings, vocab_size: int, special: SpecialTokenI
 
 def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop: StopRequest) -> bool:
     made = ready(settings, prepared)
-    plan, accelerator, train = made.plan, made.placement.accelerator, settings.train
+    plan, task, accelerator, train = made.plan, made.task, made.placement.accelerator, settings.train
     precision, ranks, backend = made.placement.precision, made.placement.ranks, made.placement.backend
     half = precision != "fp32"
-    memory = state_bytes(settings.model, plan.vocab_size, train.optimizer, backend, ranks, half)
-    memory += activation_bytes(settings.model, plan.vocab_size, train, plan.micro_batch, half)
+    memory = state_bytes(settings.model, task.vocab_size, train.optimizer, backend, ranks, half)
+    memory += activation_bytes(settings.model, task.vocab_size, train, plan.micro_batch, half)
     console.print(
-        f"{parameter_count(settings.model, plan.vocab_size):,} parameters, {precision} on {ranks} x "
+        f"{parameter_count(settings.model, task.vocab_size):,} parameters, {precision} on {ranks} x "
         f"{accelerator.device.type} ({backend}), about {memory / 2**30:.1f} GiB a rank"
     )
-    epochs = plan.steps * train.global_batch / plan.samples.samples_per_epoch
+    epochs = plan.steps * train.global_batch / task.samples.samples_per_epoch
     console.print(
         f"{plan.steps:,} steps of {train.global_batch} x {settings.model.block_size} tokens "
         f"({plan.micro_batch} samples x {ranks} ranks x {plan.accumulation} accumulated), "
-        f"{epochs:.2f} epochs of {plan.samples.tokens:,} tokens"
+        f"{epochs:.2f} epochs of {task.samples.tokens:,} tokens"
     )
-    if plan.held_out is None:
+    if task.held_out is None:
         console.print("no document is held out, so there will be no held-out loss; raise data.held_out for one")
     accelerator.init_trackers("malmoi")
     with TrainingDisplay(accelerator.is_main_process) as display:
@@ -156,8 +158,8 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
         outcome = training.run(stop)
     weights = training.whole_weights() if outcome.stopped_by is None else {}
     if weights:
-        export = partial(export_model, weights, made.config, plan.vocab_size, made.special)
-        _leave_result(settings, prepared, outcome, plan.vocab_size, export)
+        export = partial(export_model, weights, made.config, task.vocab_size, made.special)
+        _leave_result(settings, prepared, outcome, task.vocab_size, export)
     accelerator.wait_for_everyone()
     made.backend.close()
     accelerator.end_training()
@@ -223,19 +225,16 @@ def special_token_ids(folder: Path) -> SpecialTokenIds:
 def _leave_result(
     settings: RunSettings, prepared: PreparedRun, outcome: Outcome, vocab_size: int, export: Callable[[Path], None]
 ) -> None:
-    """Export the model folder, whole or not at all, draw the run's samples from it, and mark the run complete."""
-    final = prepared.folder / MODEL_FOLDER
-    temporary = prepared.folder / f".{MODEL_FOLDER}.writing"
-    shutil.rmtree(temporary, ignore_errors=True)
-    export(temporary)
-    for name in TOKENIZER_FILES:
-        if (prepared.tokenizer / name).is_file():
-            shutil.copy(prepared.tokenizer / name, temporary / name)
-    records = [asdict(file_record(file)) for file in sorted(temporary.iterdir())]
-    (temporary / MODEL_RECORD).write_text(json.dumps(records, indent=2) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    score = outcome.score
+    """Export the model folder, draw the run's samples from it, and mark the run complete."""
+
+    def write(folder: Path) -> None:
+        export(folder)
+        for name in TOKENIZER_FILES:
+            if (prepared.tokenizer / name).is_file():
+                shutil.copy(prepared.tokenizer / name, folder / name)
+
+    final = place_model_folder(prepared.folder, write)
+    score = outcome.look.score if isinstance(outcome.look, HeldOutLook) else None
     write_result(
         prepared.folder,
         RunResult(
@@ -248,6 +247,19 @@ def _leave_result(
             samples=_samples(settings, final),
         ),
     )
+
+
+def place_model_folder(run: Path, write: Callable[[Path], None]) -> Path:
+    """Have `write` fill the run's model folder, whole or not at all, record its files, and return it."""
+    final = run / MODEL_FOLDER
+    temporary = run / f".{MODEL_FOLDER}.writing"
+    shutil.rmtree(temporary, ignore_errors=True)
+    write(temporary)
+    records = [asdict(file_record(file)) for file in sorted(temporary.iterdir())]
+    (temporary / MODEL_RECORD).write_text(json.dumps(records, indent=2) + "\n")
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    return final
 
 
 def _samples(settings: RunSettings, model: Path) -> tuple[str, ...]:

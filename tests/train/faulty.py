@@ -12,8 +12,8 @@ import time
 
 import torch
 
-import train.loop
 import train.micro_batch
+import train.task
 from launch.cli import main
 from train.documents import Batch
 from train.objective import batch_nats, next_token_nats
@@ -39,7 +39,7 @@ def faulty_nats(fault: str, rank: int, first_step: int, last_step: int) -> None:
                 raise RuntimeError("a fault on purpose")
         return result
 
-    train.loop.batch_nats = nats
+    train.task.batch_nats = nats
 
 
 def little_memory() -> None:

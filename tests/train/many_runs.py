@@ -1,8 +1,8 @@
 """Several whole runs one after another on the same ranks: `torchrun ... many_runs.py LISTS`.
 
-LISTS is a JSON file of lists of `malmoi train`'s words. Importing torch, transformers and DeepSpeed takes far longer
-than one of these runs, so a matrix of backends shares its processes; also their process group, which DeepSpeed does
-not let go of.
+LISTS is a JSON file of lists of `malmoi train`'s words, or of `finetune` and its words. Importing torch, transformers
+and DeepSpeed takes far longer than one of these runs, so a matrix of backends shares its processes; also their process
+group, which DeepSpeed does not let go of.
 """
 
 import gc
@@ -29,7 +29,7 @@ def run_all(lists: Path) -> int:
     before = dict(os.environ)
     torch.distributed.destroy_process_group = lambda *groups: None
     for words in json.loads(lists.read_text()):
-        code = main(["train", *words])
+        code = main(words if words[0] == "finetune" else ["train", *words])
         undo_globals(before)
         if code:
             return code

@@ -1,0 +1,65 @@
+"""Scores of labelled examples against cases counted by hand, and intervals that hold the truth as often as they say."""
+
+import numpy as np
+import pytest
+
+from inference.label_scores import Labelled, label_scores
+
+
+def scores(kind: str, answered: list[float], right: list[float], resamples: int = 0) -> dict[str, float]:
+    found = label_scores(Labelled(kind, np.array(answered), np.array(right)), resamples)  # type: ignore[arg-type]
+    return {estimate.name: estimate.value for estimate in found}
+
+
+def test_scores_of_classes_are_those_counted_by_hand() -> None:
+    # Two of class 0 right and one wrong, one of class 1 right: hits 3 of 4.
+    found = scores("class", [0, 0, 1, 1], [0, 0, 0, 1])
+    assert found["accuracy"] == 0.75
+    # F1 of 0: 2 x 2 / (2 + 3); of 1: 2 x 1 / (2 + 1).
+    assert found["macro_f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    # (tp x tn - fp x fn) / sqrt of the four margins: (1 x 2 - 1 x 0) / sqrt(2 x 1 x 3 x 2).
+    assert found["matthews"] == pytest.approx(2 / 12**0.5)
+
+
+def test_correlations_are_those_counted_by_hand() -> None:
+    found = scores("number", [1, 2, 3, 10], [1, 2, 3, 4])
+    assert found["spearman"] == pytest.approx(1.0)
+    # Deviations -3 -2 -1 6 and -1.5 -0.5 0.5 1.5: 14 / sqrt(50 x 5).
+    assert found["pearson"] == pytest.approx(14 / 250**0.5)
+
+
+def test_answers_that_are_all_the_same_tell_nothing() -> None:
+    assert scores("number", [2, 2, 2, 2], [1, 2, 3, 4], 10) == {"pearson": 0.0, "spearman": 0.0}
+    assert scores("class", [1, 1, 1], [0, 1, 1])["matthews"] == 0.0
+
+
+def test_choices_have_accuracy_alone() -> None:
+    assert scores("choice", [0, 1], [0, 0]) == {"accuracy": 0.5}
+
+
+def test_an_interval_holds_the_true_score_about_as_often_as_it_says() -> None:
+    """40 data sets of 200 examples whose true accuracy is 0.8, so Matthews is 0.6 for balanced classes."""
+    held = {"accuracy": 0, "macro_f1": 0, "matthews": 0}
+    truth = {"accuracy": 0.8, "macro_f1": 0.8, "matthews": 0.6}
+    generator = np.random.default_rng(1)
+    for _ in range(40):
+        right = generator.integers(0, 2, 200)
+        answered = np.where(generator.random(200) < 0.8, right, 1 - right)
+        for estimate in label_scores(Labelled("class", answered, right), 60):
+            assert estimate.low is not None and estimate.high is not None
+            held[estimate.name] += estimate.low <= truth[estimate.name] <= estimate.high
+    assert all(33 <= count <= 40 for count in held.values()), held
+
+
+def test_a_correlations_interval_holds_it_and_narrows_with_examples() -> None:
+    generator = np.random.default_rng(2)
+    widths = []
+    for count in (50, 800):
+        right = generator.normal(size=count)
+        found = label_scores(Labelled("number", right + generator.normal(size=count), right), 200)
+        for estimate in found:
+            assert estimate.low is not None and estimate.high is not None
+            assert estimate.low < estimate.value < estimate.high
+        widths.append([estimate.high - estimate.low for estimate in found])  # type: ignore[operator]
+    assert widths[1][0] < widths[0][0] / 2
+    assert widths[1][1] < widths[0][1] / 2
