@@ -1,5 +1,6 @@
 """`malmoi judge make | serve | results`."""
 
+import contextlib
 import json
 import socket
 from collections.abc import Callable, Sequence
@@ -74,7 +75,9 @@ def serve(argv: Sequence[str]) -> int:
             raise BadInput(MISSING.format(name=error.name)) from error
         app = judge_app(test, ratings)
         print(f"{len(test.items)} texts at http://{options.host}:{listening.getsockname()[1]}", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        # uvicorn raises Ctrl-C again when it has shut down.
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
     return EXIT_DONE
 
 

@@ -1,12 +1,9 @@
 """The page of a blind test, in Gradio. What it sends to a browser tells nothing of who wrote a text."""
 
-import os
 import re
 from dataclasses import dataclass
 from html import escape
 from typing import Any
-
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
 from fastapi import FastAPI
@@ -66,6 +63,7 @@ def judge_app(test: JudgeTest, ratings: Ratings) -> FastAPI:
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
+        max_file_size=1,  # bytes: Gradio takes files from anyone, and this page needs none
         theme=theme,
         css=STYLE,
     )

@@ -7,7 +7,7 @@ import pytest
 
 from configs.commands import JudgeMakeOptions
 from configs.errors import BadInput
-from configs.schema import CorpusSettings, SamplingSettings
+from configs.schema import CorpusSettings, RunSettings, SamplingSettings
 from data_prep.corpus import corpus_files, read_documents
 from data_prep.inspection import open_shards
 from data_prep.manifest import read_manifest, shard_folder
@@ -15,14 +15,20 @@ from inference.generate import generate, load_model
 from inference.judge_items import JudgeTest, read_test
 from inference.judge_make import choose_openings, first_that_is_as_long, make_test
 from launch.cli import main
+from train.run import run
 
 
 @pytest.fixture(scope="module")
-def options(finished_run: Path, corpus_file: Path) -> JudgeMakeOptions:
-    """A test that takes seconds: the tiny model sees 32 tokens."""
-    model = str(finished_run / "model")
+def options(
+    tiny_settings: RunSettings, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> JudgeMakeOptions:
+    """A test that takes seconds, of a model that has hardly learnt anything and sees 128 tokens."""
+    folder = tmp_path_factory.mktemp("judged") / "run"
+    wider = replace(tiny_settings.model, block_size=128)
+    assert run(replace(tiny_settings, run=str(folder), model=wider)) == 0
+    model = str(folder / "model")
     return JudgeMakeOptions(
-        model=(model,), data=str(corpus_file), texts=4, control=2, length=24, shortest=24, opening="sentence", tries=8
+        model=(model,), data=str(corpus_file), texts=4, control=2, length=60, shortest=40, opening="sentence", tries=8
     )
 
 
@@ -55,7 +61,7 @@ def test_a_models_text_is_what_generate_draws_with_the_seed_that_is_noted(
     settings = SamplingSettings(num_return_sequences=8, max_length=loaded.context, seed=item.seed)
     [drawn] = generate(loaded, [item.opening], settings)
     # More tokens may be drawn here than there, of which the first are the same.
-    assert any(item.continuation[:8] in sample for sample in drawn.samples)
+    assert any(item.continuation in sample for sample in drawn.samples)
 
 
 def test_the_same_seed_makes_the_same_test_and_another_seed_another(made: JudgeTest, options: JudgeMakeOptions) -> None:
@@ -65,18 +71,18 @@ def test_the_same_seed_makes_the_same_test_and_another_seed_another(made: JudgeT
 
 
 def test_shards_give_held_out_documents_only(
-    finished_run: Path, options: JudgeMakeOptions, korean_texts: list[str]
+    tiny_settings: RunSettings, options: JudgeMakeOptions, korean_texts: list[str]
 ) -> None:
     from transformers import AutoTokenizer
 
-    shards = shard_folder(finished_run / "shards")
+    shards = shard_folder(Path(tiny_settings.data.cache or ""))
     tokenizer = AutoTokenizer.from_pretrained(options.model[0])
     training = {
         tokenizer.decode(shard.document(n).tolist(), skip_special_tokens=True)
         for shard in open_shards(shards, read_manifest(shards).train)
         for n in range(len(shard.lengths))
     }
-    openings = choose_openings(replace(options, data=str(finished_run / "shards")), 100)
+    openings = choose_openings(replace(options, data=str(shards)), 100)
     assert openings
     for opening in openings:
         whole = [text for text in korean_texts if opening.text in text and opening.continuation in text]
@@ -124,7 +130,7 @@ def test_the_command_writes_a_test_once(
     options: JudgeMakeOptions, made: JudgeTest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["judge", "make", "--model", *options.model, "--data", options.data, "--out", str(tmp_path / "test")]
-    words += ["--texts", "4", "--control", "2", "--length", "24", "--shortest", "24", "--tries", "8"]
+    words += ["--texts", "4", "--control", "2", "--length", "60", "--shortest", "40", "--tries", "8"]
     assert main(words) == 0
     assert "10 texts, 4 by people, 4 by models, 2 bad on purpose" in capsys.readouterr().out
     assert read_test(tmp_path / "test") == made
