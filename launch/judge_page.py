@@ -77,12 +77,13 @@ def _blocks(test: JudgeTest, ratings: Ratings) -> gr.Blocks:
         body = gr.HTML(elem_classes="judge")
         # The browser says which text its answer is of: a second window, or a server that began anew, mixes nothing up.
         shown = gr.Textbox(visible="hidden", elem_id="shown")
-        answer = gr.Radio(visible=False, elem_id="answer")
+        # With its values from the start: a page that is older than the server still sends what is accepted.
+        answer = gr.Radio(list(zip(WORDS["en"].scale, SCALE, strict=True)), visible=False, elem_id="answer")
         send = gr.Button(visible=False, variant="primary", elem_id="next")
         start = gr.Button(visible=False, variant="primary", elem_id="start")
         outputs = [stored, language, body, shown, answer, send, start]
 
-        def draw(visitor: Visitor, note: str = "", keep: dict[str, Any] | None = None) -> list[Any]:
+        def draw(visitor: Visitor, note: str = "", chosen: Rating | None = None) -> list[Any]:
             words = WORDS[visitor.language]
             choices = list(zip(words.scale, SCALE, strict=True))
             head = [visitor.as_stored(), gr.update(value=visitor.language)]
@@ -97,7 +98,8 @@ def _blocks(test: JudgeTest, ratings: Ratings) -> gr.Blocks:
             place = words.place.format(number=now.number, items=now.items)
             said = f'<p class="place">{escape(place)}</p>{shown_text(now.item)}'
             said += f'<p class="note" role="alert">{escape(note)}</p>' if note else ""
-            radio = gr.update(choices=choices, label=words.question, visible=True, **(keep or {"value": None}))
+            kept = chosen.answer if chosen is not None and chosen.item == now.item.id else None
+            radio = gr.update(choices=choices, label=words.question, visible=True, value=kept)
             return [
                 *head,
                 _page(words.title, said),
@@ -123,15 +125,15 @@ def _blocks(test: JudgeTest, ratings: Ratings) -> gr.Blocks:
                 ratings.write(Rating(visitor.rater, item, given))
             return draw(visitor)
 
-        def translate(kept: object, chosen: Language, given: int | None) -> list[Any]:
+        def translate(kept: object, chosen: Language, item: str, given: int | None) -> list[Any]:
             visitor = Visitor(visitor_of(kept, ratings, chosen).rater, chosen)
-            return draw(visitor, keep={"value": given})
+            return draw(visitor, chosen=None if given is None else Rating(visitor.rater, item, given))
 
         common: dict[str, Any] = {"outputs": outputs, "api_visibility": "private", "show_progress": "hidden"}
         blocks.load(arrive, [stored], **common)
         start.click(begin, [stored, language], **common)
         send.click(rate, [stored, language, shown, answer], **common)
-        language.input(translate, [stored, language, answer], **common)
+        language.input(translate, [stored, language, shown, answer], **common)
     return blocks  # type: ignore[no-any-return]  # gradio's context manager is untyped
 
 
