@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,dask,dedup,eval,finetune,serve]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,dask,dedup,eval,finetune,judge,serve]'
 	@touch $(STAMP)
 
 demo: $(STAMP)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from configs.schema import (
     CorpusSettings,
     DocumentUnit,
+    OpeningUnit,
     SamplingSettings,
     ShardSettings,
     SharedFilesystem,
@@ -129,6 +130,68 @@ class QualityOptions(SamplingSettings):
     """Field of a JSON line that holds the text."""
     document: DocumentUnit = "line"
     """What one document is in a .txt file."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+@dataclass(frozen=True)
+class JudgeMakeOptions(TextSettings):
+    """Make the texts of a blind test: some by people, some by models, some bad on purpose."""
+
+    model: tuple[str, ...] = ()
+    """Folders of the models to test."""
+    data: str = ""
+    """A shard folder (its held-out part is read), or a file or folder of text that no model was trained on."""
+    out: str = ""
+    """Folder that gets the test; must not hold one."""
+    texts: int = 25
+    """Texts by people, and as many by each model."""
+    control: int = 10
+    """Texts that are bad on purpose; 0: none, and no comparison with them."""
+    control_model: str | None = None
+    """Model folder that writes those; none: the first of --model."""
+    control_temperature: float = 2.0
+    """Temperature at which it does, without top_k and top_p."""
+    opening: OpeningUnit = "sentence"
+    """What a model goes on from: a document's first sentence, or its first line, where that is a title."""
+    length: int = 400
+    """Characters of a continuation to within a tenth; fewer where the person wrote fewer."""
+    shortest: int = 100
+    """Fewest characters of a document after its opening; others are not used."""
+    temperature: float = 1.0
+    """Divides the logits of the models: below 1 safer, above 1 wilder."""
+    top_k: int = 50
+    """The models draw from the k likeliest tokens only; 0: all."""
+    top_p: float = 1.0
+    """The models draw from the likeliest tokens that hold this share of probability."""
+    tries: int = 4
+    """Continuations drawn of an opening at once; the first that is as long as the person's is taken."""
+    seed: int = 42
+    """Seed of the choice of documents and of the continuations."""
+
+
+@dataclass(frozen=True)
+class JudgeServeOptions:
+    """Show the texts of a blind test to raters: malmoi judge serve DIR."""
+
+    path: str = ""
+    """Folder of `malmoi judge make`."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0: every network that this machine is in."""
+    port: int = 7860
+    """Port to listen at."""
+
+
+@dataclass(frozen=True)
+class JudgeResultsOptions:
+    """What the raters of a blind test found out: malmoi judge results DIR."""
+
+    path: str = ""
+    """Folder of `malmoi judge make`."""
+    out: str | None = None
+    """File of the page to write; none: results.html in the folder."""
+    least_control: float = 0.0
+    """Share of the texts bad on purpose that a rater must have found out to count; 0: all raters count."""
     json: bool = False
     """Print one JSON object and nothing else."""
 

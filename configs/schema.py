@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DocumentUnit = Literal["line", "paragraph", "file"]
+OpeningUnit = Literal["sentence", "line"]
 OptimizerName = Literal["adamw", "muon"]
 Encoding = Literal["utf-8", "cp949", "euc-kr", "auto"]
 OnError = Literal["stop", "skip"]

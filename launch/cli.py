@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": Command("loss, perplexity and bits per byte of a model", "launch.model_commands", "evaluate"),
     "fewshot": Command("tasks with no, one or several examples in the prompt", "launch.fewshot_command", "fewshot"),
     "quality": Command("how varied samples are, and how much of them is copied", "launch.model_commands", "quality"),
+    "judge": Command("whether people can tell a model's texts from people's", "launch.judge"),
     "report": Command("write RUN/report.html", "launch.report", "main"),
     "slurm": Command("job scripts: render, submit, status, sweep", "launch.slurm", "main"),
     "doctor": Command("what this machine can do, and what to install if it cannot", "launch.doctor", "main"),

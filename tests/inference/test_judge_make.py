@@ -1,0 +1,138 @@
+"""The texts of a blind test: whose they are, how long they are, and that each opening is used once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs.commands import JudgeMakeOptions
+from configs.errors import BadInput
+from configs.schema import CorpusSettings, RunSettings, SamplingSettings
+from data_prep.corpus import corpus_files, read_documents
+from data_prep.inspection import open_shards
+from data_prep.manifest import read_manifest, shard_folder
+from inference.generate import generate, load_model
+from inference.judge_items import JudgeTest, read_test
+from inference.judge_make import choose_openings, first_that_is_as_long, make_test
+from launch.cli import main
+from train.run import run
+
+
+@pytest.fixture(scope="module")
+def options(
+    tiny_settings: RunSettings, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> JudgeMakeOptions:
+    """A test that takes seconds, of a model that has hardly learnt anything and sees 128 tokens."""
+    folder = tmp_path_factory.mktemp("judged") / "run"
+    wider = replace(tiny_settings.model, block_size=128)
+    assert run(replace(tiny_settings, run=str(folder), model=wider)) == 0
+    model = str(folder / "model")
+    return JudgeMakeOptions(
+        model=(model,), data=str(corpus_file), texts=4, control=2, length=60, shortest=40, opening="sentence", tries=8
+    )
+
+
+@pytest.fixture(scope="module")
+def made(options: JudgeMakeOptions) -> JudgeTest:
+    return make_test(options, lambda what: None)
+
+
+def test_each_author_has_its_texts_matched_in_length_each_of_an_opening_of_its_own(
+    made: JudgeTest, options: JudgeMakeOptions, korean_texts: list[str]
+) -> None:
+    assert [len(made.of(author)) for author in ("human", "model", "control")] == [4, 4, 2]
+    assert len({item.opening for item in made.items}) == len({item.id for item in made.items}) == 10
+    # Shuffled: the order of the file tells nothing either.
+    assert [item.author for item in made.items] != sorted((item.author for item in made.items), reverse=True)
+    for item in made.items:
+        of_document = [text for text in korean_texts if text.lstrip().startswith(item.opening)]
+        assert of_document
+        assert abs(len(item.continuation) - item.human_characters) <= 0.1 * item.human_characters
+        assert item.human_characters <= 1.1 * options.length
+        is_by_person = any(item.continuation in text for text in of_document)
+        assert is_by_person == (item.author == "human")
+
+
+def test_a_models_text_is_what_generate_draws_with_the_seed_that_is_noted(
+    made: JudgeTest, options: JudgeMakeOptions
+) -> None:
+    loaded = load_model(Path(options.model[0]))
+    item = made.of("model")[0]
+    settings = SamplingSettings(num_return_sequences=8, max_length=loaded.context, seed=item.seed)
+    [drawn] = generate(loaded, [item.opening], settings)
+    # More tokens may be drawn here than there, of which the first are the same.
+    assert any(item.continuation in sample for sample in drawn.samples)
+
+
+def test_the_same_seed_makes_the_same_test_and_another_seed_another(made: JudgeTest, options: JudgeMakeOptions) -> None:
+    assert make_test(options, lambda what: None) == made
+    other = replace(options, seed=7)
+    assert [o.text for o in choose_openings(other, 10)] != [o.text for o in choose_openings(options, 10)]
+
+
+def test_shards_give_held_out_documents_only(
+    tiny_settings: RunSettings, options: JudgeMakeOptions, korean_texts: list[str]
+) -> None:
+    from transformers import AutoTokenizer
+
+    shards = shard_folder(Path(tiny_settings.data.cache or ""))
+    tokenizer = AutoTokenizer.from_pretrained(options.model[0])
+    training = {
+        tokenizer.decode(shard.document(n).tolist(), skip_special_tokens=True)
+        for shard in open_shards(shards, read_manifest(shards).train)
+        for n in range(len(shard.lengths))
+    }
+    openings = choose_openings(replace(options, data=str(shards)), 100)
+    assert openings
+    for opening in openings:
+        whole = [text for text in korean_texts if opening.text in text and opening.continuation in text]
+        assert whole and not any(text in training for text in whole)
+
+
+def test_the_choice_of_openings_is_fair_and_needs_no_room_for_the_whole_corpus(options: JudgeMakeOptions) -> None:
+    settings = CorpusSettings(input=(options.data,))
+    documents = sum(1 for _ in read_documents(corpus_files(settings), settings))
+    places = [
+        int(opening.place.rsplit(":", 1)[1])
+        for seed in range(40)
+        for opening in choose_openings(replace(options, seed=seed), 5)
+    ]
+    assert len(places) == 200
+    # The mean of 200 fair draws lies within 5 standard errors of the middle.
+    assert abs(sum(places) / 200 - documents / 2) < 5 * documents / 12**0.5 / 200**0.5 + documents * 0.1
+
+
+def test_the_first_sample_long_enough_is_taken_and_a_tokenizer_that_changes_text_is_refused() -> None:
+    samples = ("앞 하나 둘", "앞 하나 둘 셋 넷 다섯 여섯", "앞 일곱 여덟 아홉 열 열하나")
+    assert first_that_is_as_long(samples, "앞", 10, "m") == "하나 둘 셋 넷 다섯"[:11]
+    assert first_that_is_as_long(samples[:1], "앞", 10, "m") is None
+    with pytest.raises(BadInput, match="does not give the text"):
+        first_that_is_as_long(("뒤 하나 둘 셋",), "앞", 5, "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"texts": 0}, "--texts 0 is out of range"),
+        ({"control_temperature": 0.0}, "--control_temperature 0.0 is out of range"),
+        ({"shortest": 100_000}, "0 documents with an opening"),
+        ({"length": 500, "shortest": 300}, "too few texts reach the length"),
+        ({"model": ("nowhere",)}, "nowhere: no such model folder"),
+        ({"data": "nowhere.txt"}, "nowhere.txt"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(options: JudgeMakeOptions, change: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        make_test(replace(options, **change), lambda what: None)  # type: ignore[arg-type]
+
+
+def test_the_command_writes_a_test_once(
+    options: JudgeMakeOptions, made: JudgeTest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["judge", "make", "--model", *options.model, "--data", options.data, "--out", str(tmp_path / "test")]
+    words += ["--texts", "4", "--control", "2", "--length", "60", "--shortest", "40", "--tries", "8"]
+    assert main(words) == 0
+    assert "10 texts, 4 by people, 4 by models, 2 bad on purpose" in capsys.readouterr().out
+    assert read_test(tmp_path / "test") == made
+    assert main(words) == 2
+    assert "holds a test already" in capsys.readouterr().err
