@@ -1,0 +1,55 @@
+"""Signals as a process gets them."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.launching import environment
+
+SCRIPT = """
+import sys, time
+from train.signals import StopRequest
+stop = StopRequest()
+stop.listen()
+print("ready", flush=True)
+while True:
+    time.sleep(0.01)
+    if stop.signal_name and len(sys.argv) == 1:
+        print(stop.signal_name, flush=True)
+        sys.exit(75)
+"""
+
+
+def started(*words: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *words],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_each_stop_signal_is_noted_and_the_loop_decides_when(number: signal.Signals) -> None:
+    process = started()
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert out == f"{number.name}\n"
+    assert process.returncode == 75
+
+
+def test_a_second_sigint_leaves_at_once() -> None:
+    process = started("never stops by itself")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT
