@@ -188,7 +188,7 @@ def _byte_chunks(file: SourceFile, encoding: Encoding, start: Position, settings
                 offset, inside = end, False
             if lies_plain:
                 stream.seek(offset)
-                window.data = b""
+                window = _Window(stream)
             window.fill(CHUNK_BYTES)
             length = len(window.data) if window.is_whole else borders.last(window.data)
             while length == 0 and not window.ended and len(window.data) <= limit:
@@ -215,10 +215,11 @@ def _byte_chunks(file: SourceFile, encoding: Encoding, start: Position, settings
 
 def _border_near(stream: BinaryIO, place: int, borders: _Borders) -> int:
     """End of the last border shortly before `place`; 0 where there is none, or the file ends there."""
-    stream.seek(max(0, place - BORDER_BYTES))
-    data = stream.read(BORDER_BYTES)
-    found = borders.last(data) if len(data) == BORDER_BYTES else 0
-    return place - BORDER_BYTES + found if found else 0
+    first = max(0, place - BORDER_BYTES)
+    stream.seek(first)
+    data = stream.read(place - first)
+    found = borders.last(data) if len(data) == place - first else 0
+    return first + found if found else 0
 
 
 def _character_border(data: bytes, encoding: Encoding) -> int:
