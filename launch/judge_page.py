@@ -134,7 +134,7 @@ def _blocks(test: JudgeTest, ratings: Ratings) -> gr.Blocks:
         start.click(begin, [stored, language], **common)
         send.click(rate, [stored, language, shown, answer], **common)
         language.input(translate, [stored, language, shown, answer], **common)
-    return blocks  # type: ignore[no-any-return]  # gradio's context manager is untyped
+    return blocks
 
 
 def _page(title: str, said: str) -> str:
