@@ -144,7 +144,8 @@ def test_raters_go_through_ten_texts_with_a_reload_and_a_kill_and_the_results_pa
 ) -> None:
     port = free_port()
     test = small_test()
-    with serving(folder, port) as server:
+    with contextlib.ExitStack() as servers:
+        server = servers.enter_context(serving(folder, port))
         first = Rater(chromium, port, "ko-KR")
         second = Rater(chromium, port, "en-GB", width=400)
         for rater in (first, second):
@@ -166,7 +167,7 @@ def test_raters_go_through_ten_texts_with_a_reload_and_a_kill_and_the_results_pa
                 assert first.page.locator("#answer input:checked").count() == 0
             if place == 5:
                 server.end(signal.SIGKILL)
-                server = Server(folder, port)
+                server = servers.enter_context(serving(folder, port))
                 for rater in (first, second):
                     rater.arrive()
                 assert "10편 가운데 7번째" in first.text
