@@ -5,9 +5,10 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.commands import JudgeMakeOptions
 from configs.errors import BadInput
@@ -62,12 +63,16 @@ def make_test(options: JudgeMakeOptions, tell: Callable[[str], None]) -> JudgeTe
     drawn = random.Random(options.seed)
     items: list[Item] = []
     loaded: tuple[str, LoadedModel] | None = None
+    readers: list[tuple[PreTrainedTokenizerBase, int]] = []
     for writer in writers:
         if loaded is None or loaded[0] != writer.model:
             tell(f"loading {writer.model}")
             loaded = writer.model, load_model(Path(writer.model))
+            readers.append((loaded[1].tokenizer, loaded[1].context))
         items += _written(loaded[1], writer, left, options, drawn, tell)
-    people = [opening for opening, _ in zip(left, range(options.texts), strict=False)]
+    # As for the models: else a long opening would mostly be followed by a person's text.
+    fitting = (opening for opening in left if all(room_for(opening, *reader) >= 0 for reader in readers))
+    people = list(islice(fitting, options.texts))
     if len(people) < options.texts:
         raise BadInput(f"{options.data}: {_too_few(options)}; no opening is left for the people's texts")
     items += [_item("human", "", opening, opening.continuation, 0, drawn) for opening in people]
@@ -192,14 +197,13 @@ def _too_few(options: JudgeMakeOptions) -> str:
 def _continued(loaded: LoadedModel, writer: Writer, opening: Opening, tries: int, seed: int) -> str | None:
     """A continuation as long as the person's; none where no try is."""
     prompt = opening.prompt
-    ids = loaded.tokenizer(prompt)["input_ids"]
     wanted = len(loaded.tokenizer(opening.continuation)["input_ids"])
-    room = loaded.context - len(ids)
-    if room < wanted:
+    spare = room_for(opening, loaded.tokenizer, loaded.context)
+    if spare < 0:
         return None
     settings = SamplingSettings(
         num_return_sequences=tries,
-        max_new_tokens=min(room, int(wanted * TOKEN_ROOM) + 8),
+        max_new_tokens=min(wanted + spare, int(wanted * TOKEN_ROOM) + 8),
         temperature=writer.temperature,
         top_k=writer.top_k,
         top_p=writer.top_p,
@@ -207,6 +211,11 @@ def _continued(loaded: LoadedModel, writer: Writer, opening: Opening, tries: int
     )
     [result] = generate(loaded, [prompt], settings)
     return first_that_is_as_long(result.samples, prompt, len(opening.continuation), writer.model)
+
+
+def room_for(opening: Opening, tokenizer: PreTrainedTokenizerBase, context: int) -> int:
+    """Tokens that a context has left after an opening and the person's continuation; below 0: they do not fit."""
+    return context - sum(len(tokenizer(text)["input_ids"]) for text in (opening.prompt, opening.continuation))
 
 
 def first_that_is_as_long(samples: Sequence[str], prompt: str, characters: int, model: str) -> str | None:

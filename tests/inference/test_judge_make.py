@@ -44,11 +44,14 @@ def test_each_author_has_its_texts_matched_in_length_each_of_an_opening_of_its_o
     assert len({item.opening for item in made.items}) == len({item.id for item in made.items}) == 10
     # Shuffled: the order of the file tells nothing either.
     assert [item.author for item in made.items] != sorted((item.author for item in made.items), reverse=True)
+    tokenizer = load_model(Path(options.model[0])).tokenizer
     for item in made.items:
         of_document = [text for text in korean_texts if text.lstrip().startswith(item.opening)]
         assert of_document
         assert abs(len(item.continuation) - item.human_characters) <= 0.1 * item.human_characters
         assert item.human_characters <= 1.1 * options.length
+        tokens = [len(tokenizer(text)["input_ids"]) for text in (item.opening, item.continuation)]
+        assert item.author != "human" or sum(tokens) <= 128
         is_by_person = any(item.continuation in text for text in of_document)
         assert is_by_person == (item.author == "human")
 

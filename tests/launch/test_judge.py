@@ -23,6 +23,8 @@ from tests.launching import ROOT, environment, malmoi
 pytest.importorskip("gradio", reason="the extra `judge` is not installed")
 pytest.importorskip("sklearn", reason="the extra `judge` is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+PATIENCE = 120_000
+"""Milliseconds that a page may take on a machine that does other things too."""
 needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium here: apt-get install -y chromium")
 
 
@@ -90,6 +92,7 @@ class Rater:
 
     def __init__(self, browser: Any, port: int, locale: str, width: int = 1200) -> None:
         self.context = browser.new_context(locale=locale, viewport={"width": width, "height": 800})
+        self.context.set_default_timeout(PATIENCE)
         self.page = self.context.new_page()
         self.outside: list[str] = []
         self.received: list[str] = []
@@ -110,12 +113,12 @@ class Rater:
     def arrive(self) -> None:
         """Open the page, or reload it, and wait until it is drawn."""
         self.page.goto(self.address)
-        self.page.locator("#start, #next").first.wait_for(timeout=60_000)
+        self.page.locator("#start, #next").first.wait_for()
 
     def begin(self) -> None:
         """Press the first button."""
         self.page.locator("#start").click()
-        self.page.locator("#next").wait_for(timeout=30_000)
+        self.page.locator("#next").wait_for()
 
     @property
     def text(self) -> str:
@@ -141,7 +144,8 @@ def test_raters_go_through_ten_texts_with_a_reload_and_a_kill_and_the_results_pa
 ) -> None:
     port = free_port()
     test = small_test()
-    with serving(folder, port) as server:
+    with contextlib.ExitStack() as servers:
+        server = servers.enter_context(serving(folder, port))
         first = Rater(chromium, port, "ko-KR")
         second = Rater(chromium, port, "en-GB", width=400)
         for rater in (first, second):
@@ -163,7 +167,7 @@ def test_raters_go_through_ten_texts_with_a_reload_and_a_kill_and_the_results_pa
                 assert first.page.locator("#answer input:checked").count() == 0
             if place == 5:
                 server.end(signal.SIGKILL)
-                server = Server(folder, port)
+                server = servers.enter_context(serving(folder, port))
                 for rater in (first, second):
                     rater.arrive()
                 assert "10편 가운데 7번째" in first.text
@@ -177,6 +181,8 @@ def test_raters_go_through_ten_texts_with_a_reload_and_a_kill_and_the_results_pa
         assert rater.received and not any("secret-name" in text for text in rater.received)
         assert not any(f'"{author}"' in text for text in rater.received for author in AUTHORS)
 
+        rater.context.close()
+
     third = Ratings(folder, test)
     name = third.new_rater()
     for item, answer in zip(test.items, ANSWERS["b"], strict=True):
@@ -187,10 +193,11 @@ def test_raters_go_through_ten_texts_with_a_reload_and_a_kill_and_the_results_pa
 
     # Worked out by hand in test_judge_results.py.
     page = chromium.new_page()
+    page.set_default_timeout(PATIENCE)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto((folder / "results.html").as_uri())
-    page.locator("#accuracy .trace").first.wait_for(state="attached", timeout=30_000)
+    page.locator("#accuracy .trace").first.wait_for(state="attached")
     rows = [row.locator("td").all_inner_texts() for row in page.locator("#accuracy-table tbody tr").all()]
     assert rows == [
         [MODEL, "3", "65.3%", "0.0 to 100.0%", "0.493", "-0.65", "0.580"],
@@ -222,25 +229,25 @@ def test_the_page_shows_text_as_text_and_keeps_one_answer_a_text(folder: Path, c
         assert rater.page.evaluate("typeof window.attacked") == "undefined"
         assert rater.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         rater.page.locator("#next").click()
-        rater.page.get_by_text("먼저 답을 하나 골라 주세요.").wait_for(timeout=30_000)
+        rater.page.get_by_text("먼저 답을 하나 골라 주세요.").wait_for()
         assert Ratings(folder, small_test()).all() == ()
         rater.page.locator("#answer label").nth(3).click()
         rater.page.locator("#language label").nth(1).click()
-        rater.page.get_by_text("Who wrote what follows the beginning?").wait_for(timeout=30_000)
+        rater.page.get_by_text("Who wrote what follows the beginning?").wait_for()
         assert rater.page.locator("#answer input:checked").count() == 1
         assert rater.number == number
         rater.page.locator("#next").click()
-        rater.page.get_by_text("Text 2 of 10").wait_for(timeout=30_000)
+        rater.page.get_by_text("Text 2 of 10").wait_for()
         [rating] = Ratings(folder, small_test()).all()
         assert (rating.item, rating.answer) == (small_test().items[number].id, 4)
         # A second window of the same rater still shows the text that this one answers: the first answer stands.
         other = rater.context.new_page()
         other.goto(rater.address)
-        other.get_by_text("Text 2 of 10").wait_for(timeout=60_000)
+        other.get_by_text("Text 2 of 10").wait_for()
         rater.answer(1)
         other.locator("#answer label").nth(4).click()
         other.locator("#next").click()
-        other.get_by_text("Text 3 of 10").wait_for(timeout=30_000)
+        other.get_by_text("Text 3 of 10").wait_for()
         assert [rating.answer for rating in Ratings(folder, small_test()).all()] == [4, 1]
         order = [item.id for item in items_in_order(small_test(), rating.rater)]
         assert [each.item for each in Ratings(folder, small_test()).all()] == order[:2]
