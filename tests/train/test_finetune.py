@@ -165,8 +165,8 @@ def _run_until(flags: list[str], folder: Path, step: int, number: signal.Signals
     return process.wait(timeout=120)
 
 
-def test_two_ranks_of_any_backend_give_the_losses_of_one(config: Path, undisturbed: Path, tmp_path: Path) -> None:
-    backends = ("ddp", "zero2", "zero3", "fsdp2")
+def test_two_ranks_of_each_way_to_share_give_the_losses_of_one(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    backends = ("ddp", "zero3", "fsdp2")
     lists = [["finetune", *as_flags(config, run=tmp_path / backend, parallel__backend=backend)] for backend in backends]
     file = tmp_path / "lists.json"
     file.write_text(json.dumps(lists))
@@ -176,7 +176,7 @@ def test_two_ranks_of_any_backend_give_the_losses_of_one(config: Path, undisturb
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
