@@ -165,8 +165,8 @@ def _run_until(flags: list[str], folder: Path, step: int, number: signal.Signals
     return process.wait(timeout=120)
 
 
-def test_two_ranks_of_any_backend_give_the_losses_of_one(config: Path, undisturbed: Path, tmp_path: Path) -> None:
-    backends = ("ddp", "zero2", "zero3", "fsdp2")
+def test_two_ranks_of_each_way_to_share_give_the_losses_of_one(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    backends = ("ddp", "zero3", "fsdp2")
     lists = [["finetune", *as_flags(config, run=tmp_path / backend, parallel__backend=backend)] for backend in backends]
     file = tmp_path / "lists.json"
     file.write_text(json.dumps(lists))
@@ -176,7 +176,7 @@ def test_two_ranks_of_any_backend_give_the_losses_of_one(config: Path, undisturb
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -263,7 +263,7 @@ def test_a_fine_tuned_model_is_not_fine_tuned_again(
 
 
 def test_texts_that_were_cut_are_counted_and_said(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     asked = settings_for("classification", model, tmp_path, steps=1)
     rows = rows_of("classification", "", 8)
@@ -271,7 +271,7 @@ def test_texts_that_were_cut_are_counted_and_said(
     Path(asked.task.train).write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = replace(asked, task=replace(asked.task, validation=None))
     assert finetune(asked) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "were cut" in line]
+    told = [line for line in capfd.readouterr().err.splitlines() if "were cut" in line]
     assert len(told) == 1
     assert told[0].startswith(f"{asked.task.train}: ")
     assert told[0].endswith("of 8 texts are longer than the model's 32 tokens and were cut")
