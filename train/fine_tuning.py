@@ -1,7 +1,7 @@
 """Fine-tuning as a task of the loop: Radford et al., "Improving Language Understanding" (2018), section 3.2.
 
-An example's loss is that of its label plus `language_model_weight` times the mean of its tokens' nats, which is how
-their published code (github.com/openai/finetune-transformer-lm) weighs the two; an update's is the mean over examples.
+An example's loss is that of its label plus `language_model_weight` times the mean of its tokens' nats; an update's is
+the mean over examples.
 """
 
 from collections.abc import Callable
