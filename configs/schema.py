@@ -17,7 +17,7 @@ Schedule = Literal["cosine", "linear", "wsd", "constant"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Sharding = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
-BackendName = Literal["auto"] | Sharding
+BackendName = Literal["auto", "single", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
 TaskKind = Literal["classification", "entailment", "similarity", "multiple_choice"]
 
 
