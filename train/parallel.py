@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import distributed
-from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from configs.errors import BadInput
 from configs.schema import BackendName, ParallelSettings, Precision, Sharding, TrainSettings
@@ -89,6 +89,8 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
     trackers = str(run / TRACKERS_FOLDER)
     if launched.world_size == 1 and (stage or chosen == "fsdp2"):
         _start_group_of_one(device_type)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _start_group_of_this_life(device_type)
     if stage:
         accelerator = _deepspeed_accelerator(
             train, stage, parallel.offload or launched.offload, precision, device_type, trackers
@@ -113,6 +115,22 @@ def _start_group_of_one(device_type: DeviceType) -> None:
         distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ.setdefault(name, value)
+
+
+def _start_group_of_this_life(device_type: DeviceType) -> None:
+    """A process group for ranks that torchrun started again. Its store outlives them, and what the ranks before wrote
+    into it - their addresses - would be taken for that of these: gloo then waits for the dead."""
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if life == "0" or distributed.is_initialized():
+        return
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    ranks, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    if device_type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store = PrefixStore(f"life-{life}", TCPStore(*place, ranks, is_master=False))
+    distributed.init_process_group(
+        "nccl" if device_type == "cuda" else "gloo", store=store, rank=rank, world_size=ranks
+    )
 
 
 def _deepspeed_accelerator(
