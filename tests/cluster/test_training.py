@@ -89,7 +89,8 @@ def one_rank(
 def test_every_task_of_a_job_asks_for_the_data_and_it_is_built_once(config: Path, first_run: FirstRun) -> None:
     """Tokenizer and shards: one folder each that they were built in, whoever built there."""
     tokenizers = {name for name in first_run.builds if name.startswith(".tokenizer")}
-    assert len(tokenizers) == 1 and len(first_run.builds - tokenizers) <= 1, first_run.builds
+    # A builder that is quick may not be seen at all; two never are.
+    assert len(tokenizers) <= 1 and len(first_run.builds - tokenizers) <= 1, first_run.builds
     shards = [folder for folder in (config.parent / "cache").iterdir() if not folder.name.startswith(".")]
     assert len(shards) == 1
 
