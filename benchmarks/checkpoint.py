@@ -111,7 +111,8 @@ def main() -> None:
             sizes["torch.save"] = (folder / "torch.pt").stat().st_size
         newest = next((folder / "malmoi asynchronous").glob("step-*"))
         with safe_open(newest / MODEL_FILE, framework="pt") as file:
-            embeddings = [name for name in file.keys() if name in ("transformer.wte.weight", "lm_head.weight")]  # noqa: SIM118
+            names = file.keys()  # safe_open's file is no mapping: it cannot be iterated over
+            embeddings = [name for name in names if name in ("transformer.wte.weight", "lm_head.weight")]
     medians = {
         name: tuple(statistics.median(values) for values in zip(*rounds[1:], strict=True))
         for name, rounds in taken.items()

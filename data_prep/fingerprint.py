@@ -115,7 +115,7 @@ def _stamp(file: SourceFile) -> str:
     try:
         changed = filesystem.modified(path)
     except (NotImplementedError, OSError, KeyError):
-        return ""
+        return ""  # a store that tells no time of change: its files are hashed at every start
     return f"{filesystem.size(path)} {changed.isoformat()}" if time.time() - changed.timestamp() > RACY_SECONDS else ""
 
 

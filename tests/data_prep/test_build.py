@@ -180,7 +180,8 @@ def test_a_damaged_leftover_is_not_believed(
 
 
 def prepared(tmp_path: Path, tokenizer: Path, corpus: CorpusSettings, **data: object) -> Manifest:
-    return read_manifest(prepare_shards(corpus, DataSettings(workers=1, **data), tokenizer, tmp_path / "out"))  # type: ignore[arg-type]
+    settings = DataSettings(workers=1, **data)  # type: ignore[arg-type]  # any field
+    return read_manifest(prepare_shards(corpus, settings, tokenizer, tmp_path / "out"))
 
 
 def test_changed_content_never_meets_old_shards(tokenizer_folder: Path, tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_changed_content_never_meets_old_shards(tokenizer_folder: Path, tmp_path
         replace(corpus, normalise="none"),
         replace(corpus, cleaning=CleaningSettings(emails=True)),
     ):
-        assert prepared(tmp_path, tokenizer_folder, changed).fingerprint != second.fingerprint  # type: ignore[arg-type]
+        assert prepared(tmp_path, tokenizer_folder, changed).fingerprint != second.fingerprint
     assert prepared(tmp_path, tokenizer_folder, corpus, shard_tokens=5).fingerprint != second.fingerprint
 
 
@@ -243,9 +244,9 @@ def test_the_name_is_that_of_content_tokenizer_and_every_setting_that_decides_by
         if group:
             corpus = replace(corpus, cleaning=replace(corpus.cleaning, **{inner: value}))
         elif setting and hasattr(data, setting):
-            data = replace(data, **{setting: value})  # type: ignore[arg-type]
+            data = replace(data, **{setting: value})  # type: ignore[arg-type]  # any field
         elif setting:
-            corpus = replace(corpus, **{setting: value})  # type: ignore[arg-type]
+            corpus = replace(corpus, **{setting: value})  # type: ignore[arg-type]  # any field
         return prepare_shards(corpus, data, tokenizer, tmp_path / "out").name
 
     plain = name()
