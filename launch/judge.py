@@ -8,7 +8,8 @@ from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.commands import JudgeMakeOptions, JudgeResultsOptions, JudgeServeOptions
-from configs.errors import EXIT_DONE, BadInput, nearest_name_hint, require_options
+from configs.errors import EXIT_DONE, BadInput, require_options
+from launch.subcommands import run_subcommand
 
 RESULTS_PAGE = "results.html"
 MISSING = "{name} is not installed; install it with `pip install 'malmoi[judge]'`"
@@ -16,13 +17,7 @@ MISSING = "{name} is not installed; install it with `pip install 'malmoi[judge]'
 
 def main(argv: Sequence[str]) -> int:
     """Find the subcommand and run it."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
-        return EXIT_DONE
-    name, rest = argv[0], argv[1:]
-    if name not in SUBCOMMANDS:
-        raise BadInput(f"no command 'judge {name}'{nearest_name_hint(name, SUBCOMMANDS)} See `malmoi judge --help`")
-    return SUBCOMMANDS[name](rest)
+    return run_subcommand("judge", SUBCOMMANDS, _usage(), argv)
 
 
 def _usage() -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.commands import SlurmStatusOptions
-from configs.errors import EXIT_DONE, BadInput, nearest_name_hint, require_options
+from configs.errors import EXIT_DONE, BadInput, require_options
+from launch.subcommands import run_subcommand
 
 WITH_TRAIN = (
     " Every setting of `malmoi train` may stand beside these; --cluster FILE.yaml holds some of these for all jobs."
@@ -16,13 +17,7 @@ WITH_TRAIN = (
 
 def main(argv: Sequence[str]) -> int:
     """Find the subcommand and run it."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
-        return EXIT_DONE
-    name, rest = argv[0], argv[1:]
-    if name not in SUBCOMMANDS:
-        raise BadInput(f"no command 'slurm {name}'{nearest_name_hint(name, SUBCOMMANDS)} See `malmoi slurm --help`")
-    return SUBCOMMANDS[name](rest)
+    return run_subcommand("slurm", SUBCOMMANDS, _usage(), argv)
 
 
 def _usage() -> str:

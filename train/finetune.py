@@ -27,15 +27,16 @@ from train.finetune_result import (
 )
 from train.head import export_classifier, with_head
 from train.kernels import configured
-from train.loop import Plan, Training, accumulation_steps
+from train.loop import Training
 from train.model import SpecialTokenIds, continued_model, new_model
 from train.optim import check_schedule
 from train.parallel import Placement, start_ranks
+from train.plan import Plan
 from train.pretrained import check_folder, model_config
 from train.run_folder import MODEL_FOLDER, is_main_rank, make_run_folder, record_settings
 from train.session import only_training, place_model_folder, require_trackers
 from train.signals import StopRequest
-from train.size import planned_steps
+from train.size import accumulation_steps, planned_steps
 from train.throughput import flops_per_token, peak_flops
 
 FIXED = ("init_from", "fresh_weights", "dropout", "task.", "train.seed", "train.optimizer")

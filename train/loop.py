@@ -1,7 +1,7 @@
 """The training loop: next batch, forward, backward, step, log, evaluate, save."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from configs.errors import BadInput, RunFailed
-from configs.schema import TrainSettings
 from train.backend import Backend
 from train.checkpoint import (
     Checkpoint,
@@ -27,73 +26,13 @@ from train.interval import Interval
 from train.metrics import EventMetrics, StepMetrics, append_metrics, drop_metrics_after, read_metrics
 from train.optim import learning_rate
 from train.parallel import Placement
+from train.plan import LoggedUpdate, Outcome, Plan
 from train.profiling import traced
 from train.saving import CheckpointWriter, SavePolicy
 from train.signals import StopRequest
-from train.task import Look, Task
+from train.task import Look
 from train.throughput import peak_memory_mib
 from train.watch import Watchdog
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the loop needs to know, all of it checked."""
-
-    run: Path
-    train: TrainSettings
-    micro_batch: int
-    """Samples a rank computes at once."""
-    accumulation: int
-    """Micro-batches a rank computes in one update."""
-    task: Task
-    data_fingerprint: str
-    steps: int
-    flops_per_token: float
-    peak_flops: float
-    """Of one device."""
-    hang_seconds: int
-    patience: int = 0
-    """Looks at held-out data without a lower loss after which training ends; 0: never before the last step."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the loop ended."""
-
-    progress: Progress
-    stopped_by: str | None
-    """The signal that ended it early, if one did."""
-    look: Look | None
-    """At the whole held-out part, where the run came to its last step and there is one."""
-
-
-@dataclass(frozen=True)
-class LoggedUpdate:
-    """What is known of one update."""
-
-    nats: Tensor
-    """Summed over this rank's targets, on the device."""
-    targets: int
-    """Of all ranks."""
-    rate: float
-    norm: float
-    """Global norm of the gradient before clipping."""
-    skipped: bool
-
-
-def accumulation_steps(global_batch: int, micro_batch: int, ranks: int) -> int:
-    """Micro-batches a rank computes in one update.
-
-    Raises:
-        BadInput: micro-batch x ranks does not divide the global batch.
-    """
-    together = micro_batch * ranks
-    if together < 1 or global_batch < 1 or global_batch % together:
-        raise BadInput(
-            f"train.global_batch {global_batch} is no multiple of train.micro_batch {micro_batch} "
-            f"x {ranks} ranks = {together}; change one of them"
-        )
-    return global_batch // together
 
 
 class Training:
@@ -172,7 +111,7 @@ class Training:
         self._take_over(best)
         return best.progress.step
 
-    def update(self) -> "LoggedUpdate":
+    def update(self) -> LoggedUpdate:
         """One step."""
         done = self.progress.step - self.progress.skipped_steps
         rate = learning_rate(done, self.plan.steps, self.plan.train)
@@ -279,7 +218,7 @@ class Training:
             total += nats.detach()
         return total, targets
 
-    def _divergence(self, update: "LoggedUpdate") -> str | None:
+    def _divergence(self, update: LoggedUpdate) -> str | None:
         scale = self.progress.loss_scale
         if update.skipped and scale is not None:
             if scale.is_exhausted:
@@ -319,10 +258,10 @@ class Training:
             append_metrics(self.plan.run, EventMetrics(self.progress.step, tokens, kind, text))
         self.display.note(text)
 
-    def _mean_loss(self, update: "LoggedUpdate") -> float:
+    def _mean_loss(self, update: LoggedUpdate) -> float:
         return float(self.accelerator.reduce(update.nats, "sum")) / max(1, update.targets)
 
-    def _log(self, update: "LoggedUpdate") -> None:
+    def _log(self, update: LoggedUpdate) -> None:
         sample_tokens = self.plan.task.sample_tokens
         seconds_to_exchange = torch.tensor([self.interval.seconds_to_exchange], device=self.accelerator.device)
         by_rank: list[float] = self.accelerator.gather(seconds_to_exchange).tolist()

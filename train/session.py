@@ -25,15 +25,16 @@ from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.display import TrainingDisplay
 from train.documents import DocumentTokens, check_document_tokens
 from train.kernels import configured
-from train.loop import Outcome, Plan, Training, accumulation_steps
+from train.loop import Training
 from train.memory import activation_bytes, state_bytes
 from train.micro_batch import largest_micro_batch, trial
 from train.model import MODEL_RECORD, SpecialTokenIds, continued_model, export_model, new_model
 from train.optim import check_schedule
 from train.parallel import Placement, start_ranks
+from train.plan import Outcome, Plan
 from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, is_main_rank, write_result
 from train.signals import StopRequest
-from train.size import parameter_count, planned_steps
+from train.size import accumulation_steps, parameter_count, planned_steps
 from train.task import HeldOutLook, PreTraining
 from train.throughput import flops_per_token, peak_flops
 

@@ -33,3 +33,18 @@ def planned_steps(settings: TrainSettings, samples_per_epoch: int) -> int:
     if settings.steps is not None:
         return settings.steps
     return max(1, math.ceil(settings.epochs * samples_per_epoch / settings.global_batch))
+
+
+def accumulation_steps(global_batch: int, micro_batch: int, ranks: int) -> int:
+    """Micro-batches a rank computes in one update.
+
+    Raises:
+        BadInput: micro-batch x ranks does not divide the global batch.
+    """
+    together = micro_batch * ranks
+    if together < 1 or global_batch < 1 or global_batch % together:
+        raise BadInput(
+            f"train.global_batch {global_batch} is no multiple of train.micro_batch {micro_batch} "
+            f"x {ranks} ranks = {together}; change one of them"
+        )
+    return global_batch // together

@@ -18,8 +18,8 @@ from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
 from configs.schema import RunSettings
 from tests.launching import as_flags, environment, malmoi, metrics, step_losses, two_ranks
-from train.loop import accumulation_steps
 from train.run import run
+from train.size import accumulation_steps
 
 
 def with_train(settings: RunSettings, run: Path, **changes: object) -> RunSettings:

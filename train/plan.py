@@ -1,0 +1,56 @@
+"""What the loop is given, and what it gives back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from configs.schema import TrainSettings
+from train.checkpoint import Progress
+from train.task import Look, Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop needs to know, all of it checked."""
+
+    run: Path
+    train: TrainSettings
+    micro_batch: int
+    """Samples a rank computes at once."""
+    accumulation: int
+    """Micro-batches a rank computes in one update."""
+    task: Task
+    data_fingerprint: str
+    steps: int
+    flops_per_token: float
+    peak_flops: float
+    """Of one device."""
+    hang_seconds: int
+    patience: int = 0
+    """Looks at held-out data without a lower loss after which training ends; 0: never before the last step."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the loop ended."""
+
+    progress: Progress
+    stopped_by: str | None
+    """The signal that ended it early, if one did."""
+    look: Look | None
+    """At the whole held-out part, where the run came to its last step and there is one."""
+
+
+@dataclass(frozen=True)
+class LoggedUpdate:
+    """What is known of one update."""
+
+    nats: Tensor
+    """Summed over this rank's targets, on the device."""
+    targets: int
+    """Of all ranks."""
+    rate: float
+    norm: float
+    """Global norm of the gradient before clipping."""
+    skipped: bool
