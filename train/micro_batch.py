@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
-from transformers import GPT2LMHeadModel
 
 from configs.errors import BadInput
 from configs.schema import Precision
-from train.objective import next_token_nats
+from train.model import TrainedGPT2
 from train.parallel import HALF_DTYPES
 
 STATE_BYTES_A_PARAMETER = 12
@@ -40,7 +39,7 @@ def largest_micro_batch(samples_a_rank: int, accelerator: Accelerator, fits: Cal
     )
 
 
-def trial(model: GPT2LMHeadModel, block_size: int, precision: Precision, device: torch.device) -> Callable[[int], bool]:
+def trial(model: TrainedGPT2, block_size: int, precision: Precision, device: torch.device) -> Callable[[int], bool]:
     """A forward and backward pass of the whole model, before it is cut over ranks, with room kept for an optimiser."""
 
     def fits(size: int) -> bool:
@@ -50,7 +49,7 @@ def trial(model: GPT2LMHeadModel, block_size: int, precision: Precision, device:
             reserve = torch.empty(STATE_BYTES_A_PARAMETER * parameters, dtype=torch.uint8, device=device)
             ids = torch.zeros((size, block_size), dtype=torch.int64, device=device)
             with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-                nats = next_token_nats(model(input_ids=ids, use_cache=False).logits, ids, model.config.vocab_size)
+                nats = model(ids, ids, use_cache=False)
             torch.autograd.backward(nats)
             del reserve
         except torch.OutOfMemoryError:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from configs.errors import BadInput
 from configs.schema import ModelSettings
+from train.chunked_loss import OutputMatrix
 from train.size import padded_vocabulary
 
 EMBEDDING, OUTPUT_MATRIX = "transformer.wte.weight", "lm_head.weight"
@@ -29,6 +32,24 @@ class SpecialTokenIds:
     pad: int | None
     eos: int
     unk: int | None
+
+
+class TrainedGPT2(GPT2LMHeadModel):  # type: ignore[misc]  # transformers is untyped
+    """A GPT-2 that gives the nats of targets without ever holding all logits; weights and names are unchanged."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        self.lm_head = OutputMatrix(config.n_embd, config.vocab_size, bias=False, device="meta")
+        self.tie_weights()
+
+    def forward(
+        self, input_ids: Tensor, targets: Tensor | None = None, vocab_size: int | None = None, **inputs: Any
+    ) -> Any:
+        """What `GPT2LMHeadModel` gives; or, given targets, their summed nats, as `OutputMatrix` says."""
+        if targets is None:
+            return super().forward(input_ids, **inputs)
+        hidden = self.transformer(input_ids, **inputs).last_hidden_state
+        return self.lm_head(hidden, targets, vocab_size)
 
 
 def gpt2_config(settings: ModelSettings, vocab_size: int, special: SpecialTokenIds) -> GPT2Config:
@@ -59,15 +80,15 @@ def gpt2_config(settings: ModelSettings, vocab_size: int, special: SpecialTokenI
     )
 
 
-def new_model(settings: ModelSettings, vocab_size: int, special: SpecialTokenIds, seed: int) -> GPT2LMHeadModel:
+def new_model(settings: ModelSettings, vocab_size: int, special: SpecialTokenIds, seed: int) -> TrainedGPT2:
     """A model with GPT-2's random weights, the same for the same seed, its vocabulary padded."""
     torch.manual_seed(seed)
-    return GPT2LMHeadModel(gpt2_config(settings, padded_vocabulary(vocab_size), special))
+    return TrainedGPT2(gpt2_config(settings, padded_vocabulary(vocab_size), special))
 
 
 def continued_model(
     folder: Path, settings: ModelSettings, vocab_size: int, special: SpecialTokenIds, seed: int
-) -> GPT2LMHeadModel:
+) -> TrainedGPT2:
     """The model of `folder`, which `train.pretrained` has seen to fit, in fp32, with dropout and size of `settings`.
 
     Tokens and positions that it lacks get GPT-2's random weights; those beyond `settings` are cut off.
@@ -89,7 +110,7 @@ def continued_model(
     for name in KEPT_IN_CONTINUING:
         setattr(config, name, getattr(theirs.config, name))
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel(config)
+    model = TrainedGPT2(config)
     weights = theirs.state_dict()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():

@@ -9,7 +9,8 @@ from train.documents import NOT_COUNTED, Batch
 
 
 def next_token_nats(logits: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
-    """Sum over all counted positions of `-log p(target)`, in nats, as an fp32 scalar.
+    """Sum over all counted positions of `-log p(target)`, in nats, as an fp32 scalar: the plain form of what a model
+    in training computes by `train.chunked_loss`.
 
     Args:
         logits: `[batch, block_size, padded vocabulary]`, any float type.
@@ -23,7 +24,7 @@ def next_token_nats(logits: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
 def batch_nats(
     model: torch.nn.Module, batch: Batch, vocab_size: int, device: torch.device, attention: Attention
 ) -> Tensor:
-    """`next_token_nats` of `batch` under `model`.
+    """`next_token_nats` of `batch` under a `TrainedGPT2`, wrapped for its ranks or not.
 
     Args:
         attention: what the model computes attention with, which decides the form of a mask.
@@ -33,8 +34,8 @@ def batch_nats(
     if batch.begins is not None:
         begins = torch.from_numpy(batch.begins).to(device, non_blocking=True)
         documents = {"position_ids": positions(begins), "attention_mask": attention_mask(begins, attention)}
-    logits = model(input_ids=inputs, use_cache=False, **documents).logits
-    return next_token_nats(logits, labels, vocab_size)
+    nats: Tensor = model(inputs, labels, vocab_size, use_cache=False, **documents)
+    return nats
 
 
 def positions(begins: Tensor) -> Tensor:

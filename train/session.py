@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LoggerType, get_available_trackers
 from filelock import FileLock, Timeout
 from rich.console import Console
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config
 
 from configs.errors import BadInput, nearest_name_hint
 from configs.schema import DataSettings, RunSettings
@@ -28,7 +28,14 @@ from train.kernels import configured
 from train.loop import Training
 from train.memory import activation_bytes, state_bytes
 from train.micro_batch import largest_micro_batch, trial
-from train.model import MODEL_RECORD, SpecialTokenIds, continued_model, export_model, new_model
+from train.model import (
+    MODEL_RECORD,
+    SpecialTokenIds,
+    TrainedGPT2,
+    continued_model,
+    export_model,
+    new_model,
+)
 from train.optim import check_schedule
 from train.parallel import Placement, start_ranks
 from train.plan import Outcome, Plan
@@ -127,7 +134,7 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     return Ready(plan, task, placement, backend, config, special)
 
 
-def initial_model(settings: RunSettings, vocab_size: int, special: SpecialTokenIds) -> GPT2LMHeadModel:
+def initial_model(settings: RunSettings, vocab_size: int, special: SpecialTokenIds) -> TrainedGPT2:
     """The model that a run begins with, the same for the same settings."""
     if settings.init_from is None:
         return new_model(settings.model, vocab_size, special, settings.train.seed)
@@ -181,7 +188,7 @@ def require_trackers(names: Sequence[str]) -> None:
             raise BadInput(f"train.trackers {name}: its package is not installed; `pip install {name}`")
 
 
-def _micro_batch(settings: RunSettings, model: GPT2LMHeadModel, placement: Placement) -> int:
+def _micro_batch(settings: RunSettings, model: TrainedGPT2, placement: Placement) -> int:
     asked = settings.train.micro_batch
     if isinstance(asked, int):
         return asked

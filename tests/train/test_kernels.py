@@ -54,6 +54,16 @@ def test_plain_attention_equals_the_fused_kernel(batch: Batch) -> None:
     assert_equal(loss_and_gradient(replace(PLAIN, attention="eager"), batch), loss_and_gradient(PLAIN, batch))
 
 
+def test_the_activation_in_one_pass_equals_transformers_own() -> None:
+    shape = ModelSettings(n_layer=1, n_head=1, n_embd=8, block_size=BLOCK)
+    plain = new_model(shape, VOCABULARY, SpecialTokenIds(0, 1, 2, 3), 5).transformer.h[0].mlp.act
+    ours = made(PLAIN).transformer.h[0].mlp.act
+    assert type(ours) is not type(plain)
+    # Near zero, where a new model's vectors are, every form of GELU is nearly the same.
+    vectors = torch.linspace(-6, 6, 1001)
+    torch.testing.assert_close(ours(vectors), plain(vectors), rtol=1e-5, atol=1e-6)
+
+
 @either_batch
 def test_activation_checkpointing_gives_the_same_bits_dropout_included(batch: Batch) -> None:
     less = loss_and_gradient(replace(PLAIN, activation_checkpointing=True), batch, dropout=0.2)

@@ -19,7 +19,7 @@ from data_prep.manifest import read_manifest
 from data_prep.mixture import prepare_sources
 from tests.launching import as_flags, malmoi, metrics, step_losses
 from train.blocks import open_samples
-from train.model import SpecialTokenIds, continued_model, new_model
+from train.model import SpecialTokenIds, TrainedGPT2, continued_model, new_model
 from train.objective import batch_nats
 from train.run import run
 from train.session import special_token_ids
@@ -85,7 +85,7 @@ def test_training_begins_with_their_weights_tokenizer_and_a_fresh_schedule(
     assert next(line["lr"] for line in metrics(folder) if "lr" in line) == pytest.approx(1e-2 / 4)
     sources = prepare_sources(settings.corpus, settings.data, theirs, Path(str(settings.data.cache)))
     samples = open_samples(sources, 32, settings.train.seed).read(0, 8)
-    nats = batch_nats(GPT2LMHeadModel.from_pretrained(theirs), samples, VOCABULARY, CPU, "sdpa")
+    nats = batch_nats(TrainedGPT2.from_pretrained(theirs), samples, VOCABULARY, CPU, "sdpa")
     assert step_losses(folder)[0] == pytest.approx(float(nats.detach()) / (8 * 32), abs=1e-5)
     exported = AutoModelForCausalLM.from_pretrained(folder / "model")
     assert exported.config.vocab_size == VOCABULARY
@@ -120,7 +120,7 @@ def test_a_replay_share_of_the_old_corpus_is_a_source_with_a_weight(
     reader = open_samples(sources, 32, settings.train.seed)
     chosen, _ = reader.mixture.locate(np.arange(3 * 8))
     assert int((chosen == 1).sum()) == 6
-    nats = batch_nats(GPT2LMHeadModel.from_pretrained(settings.init_from), reader.read(0, 8), VOCABULARY, CPU, "sdpa")
+    nats = batch_nats(TrainedGPT2.from_pretrained(settings.init_from), reader.read(0, 8), VOCABULARY, CPU, "sdpa")
     assert step_losses(tmp_path / "run")[0] == pytest.approx(float(nats.detach()) / (8 * 32), abs=1e-5)
 
 
