@@ -41,7 +41,7 @@ def needed_gib(settings: RunSettings, way: Way, gpus: int) -> float:
     model, train = settings.model, replace(settings.train, activation_checkpointing=way.checkpointing)
     vocabulary = settings.tokenizer.vocab_size
     state = state_bytes(model, vocabulary, train.optimizer, way.sharding, gpus, half=True)
-    return (state + activation_bytes(model, vocabulary, train, 1, half=True)) / 2**30
+    return (state + activation_bytes(model, vocabulary, train, 1, half=True, device_type="cuda")) / 2**30
 
 
 def cell(settings: RunSettings, memory: int) -> str:

@@ -11,11 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from train.documents import NOT_COUNTED
-
-CHUNK_ELEMENTS = {"cuda": 2**27, "cpu": 2**22}
-"""Logits of a chunk: few enough for a processor's cache, enough to keep a GPU busy."""
-FEWEST_POSITIONS = 256
-"""Of a chunk: the gradient of the whole output matrix is read and written once a chunk."""
+from train.memory import loss_positions
 
 
 class ChunkedNats(torch.autograd.Function):
@@ -31,8 +27,7 @@ class ChunkedNats(torch.autograd.Function):
             weight: `[padded vocabulary, n_embd]`.
             backward: whether gradients will be asked for.
         """
-        elements = CHUNK_ELEMENTS["cpu" if hidden.device.type == "cpu" else "cuda"]
-        rows = max(FEWEST_POSITIONS, elements // vocab_size)
+        rows = loss_positions(vocab_size, hidden.device.type)
         matrix = weight[:vocab_size].to(dtype)
         nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
         if backward:

@@ -72,7 +72,9 @@ def plan_lines(settings: RunSettings, made: Ready, ranks: int) -> list[str]:
 def memory_table(settings: RunSettings, made: Ready, ranks: int, half: bool) -> Table:
     """Estimated memory a device for each way of sharding, in GiB, by the number of devices."""
     model, vocab_size, train = settings.model, made.task.vocab_size, settings.train
-    activations = activation_bytes(model, vocab_size, train, made.plan.micro_batch, half)
+    activations = activation_bytes(
+        model, vocab_size, train, made.plan.micro_batch, half, made.placement.accelerator.device.type
+    )
     columns = sorted({*RANKS, ranks})
     table = Table(title=f"GiB a device, {activations / 2**30:.2f} of them activations", title_justify="left")
     table.add_column("devices")

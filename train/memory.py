@@ -6,6 +6,15 @@ from configs.schema import ModelSettings, OptimizerName, Sharding, TrainSettings
 from train.size import padded_vocabulary, parameter_count
 
 SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
+LOSS_CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**25}
+"""Logits of a chunk of the loss: few enough for a processor's cache, enough to keep a GPU busy."""
+FEWEST_LOSS_POSITIONS = 256
+"""Of a chunk of the loss: the gradient of the whole output matrix is read and written once a chunk."""
+
+
+def loss_positions(vocab_size: int, device_type: str) -> int:
+    """Positions of a chunk of `train.chunked_loss`."""
+    return max(FEWEST_LOSS_POSITIONS, LOSS_CHUNK_ELEMENTS["cpu" if device_type == "cpu" else "cuda"] // vocab_size)
 
 
 def moment_bytes(model: ModelSettings, vocab_size: int, optimizer: OptimizerName) -> int:
@@ -37,13 +46,15 @@ def state_bytes(
     return kept + -(-shared // ranks)
 
 
-def activation_bytes(model: ModelSettings, vocab_size: int, train: TrainSettings, micro_batch: int, half: bool) -> int:
+def activation_bytes(
+    model: ModelSettings, vocab_size: int, train: TrainSettings, micro_batch: int, half: bool, device_type: str
+) -> int:
     """Bytes that a forward pass keeps for the backward pass on one device, an estimate.
 
     Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models" (2022), section 4: in 16 bits
     34 bytes a token, layer and channel, and 5 for each attention weight, which fused kernels do not keep. With
-    activation checkpointing a block's input alone, and one block in full. Logits are kept in their own precision, in
-    fp32, and as a gradient.
+    activation checkpointing a block's input alone, and one block in full. Of the loss, the gradients of the output
+    matrix and of its input, and a chunk's logits: in their own precision, in fp32, and as a gradient.
     """
     scale = 1 if half else 2
     tokens = micro_batch * model.block_size
@@ -54,7 +65,11 @@ def activation_bytes(model: ModelSettings, vocab_size: int, train: TrainSettings
         blocks = model.n_layer * 2 * scale * tokens * model.n_embd + block
     else:
         blocks = model.n_layer * block
-    return blocks + (2 * scale + 8) * tokens * padded_vocabulary(vocab_size)
+    chunk = min(tokens, loss_positions(vocab_size, device_type)) * vocab_size
+    loss = (
+        (2 * scale + 8) * chunk + 4 * model.n_embd * padded_vocabulary(vocab_size) + 2 * scale * tokens * model.n_embd
+    )
+    return blocks + loss
 
 
 def checkpoint_bytes(model: ModelSettings, vocab_size: int, optimizer: OptimizerName) -> int:

@@ -147,7 +147,7 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
     precision, ranks, backend = made.placement.precision, made.placement.ranks, made.placement.backend
     half = precision != "fp32"
     memory = state_bytes(settings.model, task.vocab_size, train.optimizer, backend, ranks, half)
-    memory += activation_bytes(settings.model, task.vocab_size, train, plan.micro_batch, half)
+    memory += activation_bytes(settings.model, task.vocab_size, train, plan.micro_batch, half, accelerator.device.type)
     console.print(
         f"{parameter_count(settings.model, task.vocab_size):,} parameters, {precision} on {ranks} x "
         f"{accelerator.device.type} ({backend}), about {memory / 2**30:.1f} GiB a rank"

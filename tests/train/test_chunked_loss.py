@@ -42,8 +42,7 @@ def test_loss_and_gradients_equal_the_plain_ones_however_positions_fall_into_chu
     targets = torch.randint(0, VOCABULARY, (rows, positions))
     targets[torch.rand(rows, positions) < left_out] = NOT_COUNTED
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunked_loss, "FEWEST_POSITIONS", chunk)
-        patch.setattr(chunked_loss, "CHUNK_ELEMENTS", {"cpu": 1})
+        patch.setattr(chunked_loss, "loss_positions", lambda vocab_size, device_type: chunk)
         ours = loss_and_gradients(matrix(hidden, targets, VOCABULARY), hidden, matrix.weight)
     plain = loss_and_gradients(next_token_nats(matrix(hidden), targets, VOCABULARY), hidden, matrix.weight)
     assert ours[0] == pytest.approx(plain[0], rel=1e-6)
@@ -88,8 +87,7 @@ def test_weights_in_half_precision_get_gradients_in_it() -> None:
 
 
 def test_no_tensor_of_a_step_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked_loss, "FEWEST_POSITIONS", 8)
-    monkeypatch.setattr(chunked_loss, "CHUNK_ELEMENTS", {"cpu": 1})
+    monkeypatch.setattr(chunked_loss, "loss_positions", lambda vocab_size, device_type: 8)
     shape = ModelSettings(n_layer=1, n_head=1, n_embd=WIDTH, block_size=64)
     model = new_model(shape, 5_000, SpecialTokenIds(0, 1, 2, 3), 0)
     ids = torch.randint(0, 5_000, (4, 64))
