@@ -30,6 +30,13 @@ def demo_texts(name: str, count: int) -> list[str]:
         return [json.loads(line)["text"] for _, line in zip(range(count), file, strict=False)]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under xdist a module's tests stay in one process, for what they share, and those of the one Slurm cluster too."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "cluster" else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def korean_texts() -> list[str]:
     """About 130 KB of Korean: films' reviews and paragraphs."""

@@ -1,0 +1,463 @@
+"""How many tokens a recipe needs: held-out bits per byte of Malmoi's against the tutorial's and nanoGPT's.
+
+    python benchmarks/learning.py [--quick] [--only compare|rates|ablations] [--out benchmarks/results/learning.jsonl]
+
+All train GPT-2 on the same shards of the demo's text, from the same seeds, and are scored on the same held-out part:
+
+- tutorial: HF's Trainer with its defaults (AdamW at 5e-5, linear decay, clip 1), batch 64, block 128, dropout 0.1;
+- nanogpt: AdamW with betas 0.9 and 0.95, decay 0.1, warm-up, cosine to a tenth, clip 1, no dropout, the best of RATES;
+- malmoi: the recipe of configs/demo.yaml, on a third of nanogpt's tokens and on a tenth of the tutorial's.
+
+`ablations` changes one thing of Malmoi's recipe at a time, on the smaller model at a third of the tokens. A finished
+run is one line of --out, so a benchmark that was stopped goes on; `--share 0/2` and `--share 1/2` deal the runs out to
+two processes. Prints medians over seeds with their spread and, as the last line, one JSON object.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from torch import Tensor
+
+from configs.schema import (
+    CorpusSettings,
+    DataSettings,
+    ModelSettings,
+    RunSettings,
+    TokenizerSettings,
+    TrainSettings,
+)
+from data_prep.manifest import read_manifest
+from inference.score import Windows, nats_of_windows, score_of
+from train import muon
+from train.blocks import open_held_out, open_samples
+from train.kernels import configured
+from train.model import TrainedGPT2, new_model
+from train.objective import batch_nats, next_token_nats
+from train.optim import learning_rate, new_optimizer
+from train.parameter_tensors import clip_and_step
+from train.run_folder import PreparedRun, prepare_run
+from train.session import document_tokens, special_token_ids
+
+BLOCK = 128
+MICRO_BATCH = 8
+SEEDS = (1, 2, 3)
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model, and the tokens that the recipes of others see."""
+
+    name: str
+    layers: int
+    heads: int
+    width: int
+    tokens: int
+
+
+SIZES = (Size("S", 2, 2, 64, 900_000), Size("M", 4, 4, 128, 900_000))
+RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
+"""Of nanogpt, each tried with one seed of its own."""
+SWEEP_SEED = 11
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; what is not in `TrainSettings` is tried here alone."""
+
+    name: str
+    train: TrainSettings
+    vocab_size: int = 4096
+    dropout: float = 0.0
+    document_mask: bool = False
+    hf_trainer: bool = False
+    embedding_rate: float = 1.0
+    """Factor of the learning rate of embeddings."""
+    embedding_std: float = 0.02
+    zero_output_projections: bool = False
+    z_loss: float = 0.0
+    """Factor of the squared log-partition that is added to the loss."""
+    small_batches_until: float = 0.0
+    """Share of all tokens that is seen in batches of half the size."""
+    short_blocks_until: float = 0.0
+    """Share of all tokens that is seen in blocks of a quarter of the length."""
+    average_from: float = 1.0
+    """Share of all updates from which on the weights are averaged."""
+    split_attention: bool = False
+    """Orthogonalise query, key and value apart."""
+
+
+MALMOI = Recipe(
+    "malmoi",
+    TrainSettings(
+        global_batch=8,
+        optimizer="muon",
+        learning_rate=1e-2,
+        schedule="linear",
+        final_learning_rate=0.0,
+        warmup_steps=20,
+        weight_decay=0.0,
+    ),
+)
+NANOGPT = Recipe("nanogpt", TrainSettings(global_batch=16, learning_rate=2e-3, warmup_steps=40))
+TUTORIAL = Recipe("tutorial", TrainSettings(global_batch=64, learning_rate=5e-5), dropout=0.1, hf_trainer=True)
+
+
+def changed(name: str, recipe: Recipe = MALMOI, train: dict[str, object] | None = None, **fields: object) -> Recipe:
+    return replace(recipe, name=name, train=replace(recipe.train, **(train or {})), **fields)  # type: ignore[arg-type]
+
+
+ABLATIONS = (
+    changed("AdamW at 4e-3", train={"optimizer": "adamw", "learning_rate": 4e-3}),
+    changed("AdamW at 1e-2", train={"optimizer": "adamw"}),
+    changed("rate 5e-3", train={"learning_rate": 5e-3}),
+    changed("rate 2e-2", train={"learning_rate": 2e-2}),
+    changed("embeddings at 3 times the rate", embedding_rate=3.0),
+    changed("embeddings at a third of the rate", embedding_rate=1 / 3),
+    changed("cosine to a tenth", train={"schedule": "cosine", "final_learning_rate": 0.1}),
+    changed("wsd, the last third falling", train={"schedule": "wsd", "decay_share": 0.33}),
+    changed("no warm-up", train={"warmup_steps": 0}),
+    changed("batch 16", train={"global_batch": 16}),
+    changed("batch 32", train={"global_batch": 32}),
+    changed("batch 16, half at first", train={"global_batch": 16}, small_batches_until=0.3),
+    changed("blocks of 32 at first", short_blocks_until=0.3),
+    changed("embeddings drawn at 0.1", embedding_std=0.1),
+    changed("output projections zero at first", zero_output_projections=True),
+    changed("decay 0.1", train={"weight_decay": 0.1}),
+    changed("beta2 0.99", train={"beta2": 0.99}),
+    changed("z-loss 1e-4", z_loss=1e-4),
+    changed("documents apart", document_mask=True),
+    changed("query, key, value apart", split_attention=True),
+    changed("constant rate, last fifth averaged", train={"schedule": "constant"}, average_from=0.8),
+    changed("vocabulary 3,072", vocab_size=3072),
+    changed("vocabulary 8,192", vocab_size=8192),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, and what came of it."""
+
+    recipe: str
+    size: str
+    seed: int
+    tokens: int
+    rate: float
+    bits_per_byte: float = math.nan
+    seconds: float = math.nan
+    steps: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, int, int, float]:
+        return self.recipe, self.size, self.seed, self.tokens, self.rate
+
+
+@dataclass
+class Bench:
+    """Prepared shards by vocabulary, finished runs, and where they go."""
+
+    work: Path
+    out: Path
+    share: tuple[int, int]
+    prepared: dict[int, PreparedRun] = field(default_factory=dict)
+    asked: int = 0
+
+    def finished(self) -> dict[tuple[str, str, int, int, float], Run]:
+        if not self.out.is_file():
+            return {}
+        runs = [Run(**json.loads(line)) for line in self.out.read_text().splitlines()]
+        return {run.key: run for run in runs}
+
+    def run(self, recipe: Recipe, size: Size, seed: int, tokens: int) -> Run | None:
+        """The run, made now if it is this process's share; none if it is another's and not there yet."""
+        wanted = Run(recipe.name, size.name, seed, tokens, recipe.train.learning_rate)
+        done = self.finished().get(wanted.key)
+        if done is not None:
+            return done
+        self.asked += 1
+        if self.asked % self.share[1] != self.share[0]:
+            return None
+        began = time.perf_counter()
+        bits, steps = trained(recipe, size, seed, tokens, self.shards(recipe.vocab_size))
+        made = replace(wanted, bits_per_byte=bits, seconds=round(time.perf_counter() - began, 1), steps=steps)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        with self.out.open("a") as file:
+            file.write(json.dumps(asdict(made)) + "\n")
+        print(
+            f"{made.recipe:36} {made.size} seed {seed:2} {tokens:9,} tokens  {bits:.4f}  {made.seconds:.0f} s",
+            flush=True,
+        )
+        return made
+
+    def shards(self, vocab_size: int) -> PreparedRun:
+        if vocab_size not in self.prepared:
+            settings = RunSettings(
+                run=str(self.work / f"shards-{vocab_size}"),
+                corpus=CorpusSettings(input=("package:data_prep/demo_text",)),
+                tokenizer=TokenizerSettings(vocab_size=vocab_size),
+                data=DataSettings(held_out=0.03),
+            )
+            self.prepared[vocab_size] = prepare_run(settings)
+        return self.prepared[vocab_size]
+
+
+def trained(recipe: Recipe, size: Size, seed: int, tokens: int, prepared: PreparedRun) -> tuple[float, int]:
+    """Held-out bits per byte of `recipe` after `tokens`, and its updates."""
+    special = special_token_ids(prepared.tokenizer)
+    vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
+    shape = ModelSettings(size.layers, size.heads, size.width, BLOCK, recipe.dropout)
+    model = configured(
+        new_model(shape, vocab_size, special, seed), recipe.train, "fp32", document_mask=recipe.document_mask
+    )
+    draw_anew(model, recipe)
+    apart = document_tokens(DataSettings(document_mask=recipe.document_mask), special)
+    samples = open_samples(prepared.sources, BLOCK, seed, apart)
+    if recipe.hf_trainer:
+        steps = train_by_hf(model, recipe, seed, tokens, lambda number: samples.read(number, 1).inputs[0], vocab_size)
+    else:
+        steps = train_plainly(model, recipe, seed, tokens, samples.read, vocab_size)
+    return held_out_bits(model, prepared, vocab_size), steps
+
+
+def train_plainly(
+    model: TrainedGPT2, recipe: Recipe, seed: int, tokens: int, read: Callable[[int, int], object], vocab_size: int
+) -> int:
+    """Malmoi's update with what the recipe adds to it; returns the updates."""
+    settings = recipe.train
+    optimizer = new_optimizer(model, settings, CPU)
+    embeddings = {model.transformer.wte.weight, model.transformer.wpe.weight}
+    batches = list(batch_sizes(recipe, tokens))
+    average: dict[str, Tensor] = {}
+    averaged = sample = 0
+    plain = muon.orthogonalized
+    if recipe.split_attention:
+        muon.orthogonalized = orthogonalized_apart
+    torch.manual_seed(seed)
+    for number, batch in enumerate(batches):
+        rate = learning_rate(number, len(batches), settings)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (recipe.embedding_rate if group["params"][0] in embeddings else 1.0)
+        short = sample * BLOCK < recipe.short_blocks_until * tokens
+        micro = min(MICRO_BATCH, batch)
+        for _ in range(batch // micro):
+            read_batch = read(sample, micro)
+            sample += micro
+            loss_of(model, read_batch, recipe, vocab_size, short).div(batch * BLOCK).backward()
+        clip_and_step(model, optimizer, settings.clip_norm, None)
+        if number >= recipe.average_from * len(batches):
+            averaged += 1
+            for name, value in model.state_dict().items():
+                average[name] = value.clone() if averaged == 1 else average[name].lerp(value, 1 / averaged)
+    muon.orthogonalized = plain
+    if average:
+        model.load_state_dict(average)
+    return len(batches)
+
+
+def batch_sizes(recipe: Recipe, tokens: int) -> Iterator[int]:
+    seen = 0
+    while seen + recipe.train.global_batch * BLOCK <= tokens:
+        small = seen < recipe.small_batches_until * tokens
+        batch = recipe.train.global_batch // 2 if small else recipe.train.global_batch
+        seen += batch * BLOCK
+        yield batch
+
+
+def loss_of(model: TrainedGPT2, batch: object, recipe: Recipe, vocab_size: int, short: bool) -> Tensor:
+    if short:
+        cut = {name: getattr(batch, name).reshape(-1, BLOCK // 4) for name in ("inputs", "labels")}
+        batch = replace(batch, **cut)  # type: ignore[type-var]
+    if not recipe.z_loss:
+        return batch_nats(model, batch, vocab_size, CPU, "sdpa")  # type: ignore[arg-type]
+    logits = model(torch.from_numpy(batch.inputs), use_cache=False).logits  # type: ignore[attr-defined]
+    targets = torch.from_numpy(batch.labels)  # type: ignore[attr-defined]
+    partition = logits[..., :vocab_size].float().logsumexp(-1)
+    return next_token_nats(logits, targets, vocab_size) + recipe.z_loss * partition.square().sum()
+
+
+def draw_anew(model: TrainedGPT2, recipe: Recipe) -> None:
+    with torch.no_grad():
+        if recipe.embedding_std != 0.02:
+            model.transformer.wte.weight.mul_(recipe.embedding_std / 0.02)
+        if recipe.zero_output_projections:
+            for block in model.transformer.h:
+                block.attn.c_proj.weight.zero_()
+                block.mlp.c_proj.weight.zero_()
+
+
+PLAIN_ORTHOGONALIZED = muon.orthogonalized
+
+
+def orthogonalized_apart(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """Query, key and value of `c_attn` each by itself; the scale stays that of the whole matrix."""
+    rows, columns = matrix.shape
+    if columns != 3 * rows:
+        return PLAIN_ORTHOGONALIZED(matrix, dtype)
+    parts = [PLAIN_ORTHOGONALIZED(part, dtype) for part in matrix.chunk(3, dim=1)]
+    return torch.cat(parts, 1) * 3**-0.5
+
+
+def train_by_hf(
+    model: TrainedGPT2, recipe: Recipe, seed: int, tokens: int, read: Callable[[int], object], vocab_size: int
+) -> int:
+    """`transformers.Trainer` with its defaults, but for where it writes and what it reports; returns the updates."""
+    import tempfile
+
+    from transformers import GPT2LMHeadModel, Trainer, TrainingArguments, default_data_collator
+
+    class Blocks(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            return tokens // BLOCK
+
+        def __getitem__(self, number: int) -> dict[str, Tensor]:
+            ids = torch.as_tensor(read(number))
+            return {"input_ids": ids, "labels": ids}
+
+    theirs = GPT2LMHeadModel(model.config)
+    theirs.load_state_dict(model.state_dict())
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder,
+            per_device_train_batch_size=recipe.train.global_batch,
+            max_steps=tokens // (recipe.train.global_batch * BLOCK),
+            save_strategy="no",
+            report_to=[],
+            seed=seed,
+            use_cpu=True,
+            disable_tqdm=True,
+            logging_strategy="no",
+        )
+        trainer = Trainer(theirs, arguments, train_dataset=Blocks(), data_collator=default_data_collator)
+        trainer.train()
+    model.load_state_dict(theirs.state_dict())
+    return int(trainer.state.global_step)
+
+
+@torch.no_grad()
+def held_out_bits(model: TrainedGPT2, prepared: PreparedRun, vocab_size: int) -> float:
+    """Of the whole held-out part, in windows of one block."""
+    held_out = open_held_out(prepared.sources)
+    assert held_out is not None
+    windows = Windows(len(held_out.stream), BLOCK, BLOCK)
+    model.eval()
+    nats = nats_of_windows(
+        lambda ids: model(input_ids=ids, use_cache=False).logits,
+        held_out.stream,
+        windows,
+        range(len(windows)),
+        16,
+        vocab_size,
+        CPU,
+    )
+    return score_of(nats, len(held_out.stream), held_out.counts.bytes).bits_per_byte
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over seeds."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.lowest:.3f} to {self.highest:.3f})"
+
+
+def spread(runs: list[Run | None]) -> Spread | None:
+    """None where a run is another process's and not there yet."""
+    bits = [run.bits_per_byte for run in runs if run is not None]
+    return Spread(statistics.median(bits), min(bits), max(bits)) if len(bits) == len(runs) else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of one size: bits per byte of each recipe, and what Malmoi's gain is."""
+
+    size: str
+    tokens: int
+    nanogpt_rate: float
+    nanogpt: Spread
+    malmoi_on_a_third: Spread
+    tutorial: Spread
+    malmoi_on_a_tenth: Spread
+
+
+def compare(bench: Bench, size: Size, seeds: tuple[int, ...]) -> Comparison | None:
+    sweep = [
+        bench.run(changed("nanogpt", NANOGPT, {"learning_rate": rate}), size, SWEEP_SEED, size.tokens) for rate in RATES
+    ]
+    if any(run is None for run in sweep):
+        return None
+    best = min((run for run in sweep if run is not None), key=lambda run: run.bits_per_byte).rate
+    tuned = changed("nanogpt", NANOGPT, {"learning_rate": best})
+    rows = [
+        spread([bench.run(recipe, size, seed, tokens) for seed in seeds])
+        for recipe, tokens in (
+            (tuned, size.tokens),
+            (MALMOI, size.tokens // 3),
+            (TUTORIAL, size.tokens),
+            (MALMOI, size.tokens // 10),
+        )
+    ]
+    nanogpt, third, tutorial, tenth = rows
+    if nanogpt is None or third is None or tutorial is None or tenth is None:
+        return None
+    return Comparison(size.name, size.tokens, best, nanogpt, third, tutorial, tenth)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a hundredth of the tokens, one seed: shows that it runs")
+    parser.add_argument("--only", choices=("compare", "ablations"))
+    parser.add_argument("--sizes", nargs="+", default=[size.name for size in SIZES])
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "learning.jsonl")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "learning")
+    parser.add_argument("--share", default="0/1")
+    options = parser.parse_args()
+    number, of = map(int, options.share.split("/"))
+    sizes, seeds = [size for size in SIZES if size.name in options.sizes], SEEDS
+    if options.quick:
+        sizes, seeds = [replace(size, tokens=size.tokens // 30) for size in sizes[:1]], SEEDS[:1]
+        options.out = options.work / "quick.jsonl"
+    bench = Bench(options.work, options.out, (number, of))
+    comparisons = [] if options.only == "ablations" else [compare(bench, size, seeds) for size in sizes]
+    ablations: dict[str, Spread | None] = {}
+    if options.only != "compare":
+        for recipe in (MALMOI, *(ABLATIONS[:2] if options.quick else ABLATIONS)):
+            runs = [bench.run(recipe, SIZES[0], seed, sizes[0].tokens // 3) for seed in seeds]
+            ablations[recipe.name] = spread(runs)
+    for made in comparisons:
+        if made is not None:
+            print(f"{made.size}: nanogpt at {made.nanogpt_rate:g} on {made.tokens:,} tokens  {made.nanogpt}")
+            print(f"{made.size}: malmoi on a third of them            {made.malmoi_on_a_third}")
+            print(f"{made.size}: tutorial on {made.tokens:,} tokens   {made.tutorial}")
+            print(f"{made.size}: malmoi on a tenth of them            {made.malmoi_on_a_tenth}")
+    for name, seen in ablations.items():
+        print(f"{name:40} {seen}")
+    comparisons_made = [asdict(made) for made in comparisons if made is not None]
+    print(
+        json.dumps(
+            {
+                "comparisons": comparisons_made,
+                "ablations": {name: asdict(seen) for name, seen in ablations.items() if seen is not None},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
