@@ -1,5 +1,6 @@
 """Functions run on two gloo ranks, each a process of its own."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ def on_two_ranks(function: Callable[[int, Path], None], folder: Path) -> None:
 
 def _joined(rank: int, function: Callable[[int, Path], None], folder: Path) -> None:
     torch.set_num_threads(1)
+    # What Accelerate goes by.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     function(rank, folder)
     distributed.destroy_process_group()

@@ -10,9 +10,15 @@ from train.signals import StopRequest
 from train.stopping import StopAgreement
 
 
+def accelerator_of_two() -> Accelerator:
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    return accelerator
+
+
 def ask_before_the_other_rank(rank: int, folder: Path) -> None:
     """Rank 1 asks only when rank 0 has come back from asking."""
-    agreement = StopAgreement(StopRequest(), Accelerator(cpu=True))
+    agreement = StopAgreement(StopRequest(), accelerator_of_two())
     asked = folder / "asked"
     while rank == 1 and not asked.exists():
         time.sleep(0.01)
@@ -23,7 +29,7 @@ def ask_before_the_other_rank(rank: int, folder: Path) -> None:
 
 def hear_of_the_other_rank(rank: int, folder: Path) -> None:
     stop = StopRequest()
-    agreement = StopAgreement(stop, Accelerator(cpu=True))
+    agreement = StopAgreement(stop, accelerator_of_two())
     assert agreement.now() is None
     agreement.ask()
     if rank == 1:
