@@ -1,6 +1,6 @@
 """How fast text is generated: Malmoi against `transformers`' `generate` at its settings.
 
-    python benchmarks/generation.py [--prompts 64 --new_tokens 128] [--layers 6 --width 384 --vocab_size 10000] [--quick]
+    python benchmarks/generation.py [--prompts 64 --new_tokens 128] [--layers 6 --width 384] [--quick]
 
 A model with random weights writes after `--prompts` prompts at once, greedily and by sampling among 50. Ways:
 `transformers` with its default cache, with its static one, and Malmoi (`inference.generate`, the texts decoded). They
