@@ -164,7 +164,9 @@ def _deepspeed_accelerator(
     os.environ["ACCELERATE_MIXED_PRECISION"] = mixed
     return Accelerator(
         mixed_precision=mixed,
-        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=zero_config(train, stage, offload, precision)),
+        deepspeed_plugin=DeepSpeedPlugin(
+            hf_ds_config=zero_config(train, stage, offload, precision, device_type == "cuda")
+        ),
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if device_type == "cpu" else [],
         log_with=list(train.trackers),
         project_dir=trackers,
