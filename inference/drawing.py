@@ -1,4 +1,4 @@
-"""The tokens that `transformers`' `generate` draws for a seed, with less than half the work for random numbers on a CPU.
+"""The tokens that `transformers` draws for a seed, with less than half of the work for random numbers on a CPU.
 
 torch draws from a row of probabilities as argmax(p / q) with q exponential, one for each token of the vocabulary, of
 which top_k then leaves a few. Here the generator gives the same numbers, and their logarithms are taken only where a
