@@ -1,5 +1,8 @@
 """The model of many GPUs, against cases worked out by hand."""
 
+import json
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -27,6 +30,7 @@ from benchmarks.scaling_model import (
     waiting_seconds,
 )
 from configs.schema import ModelSettings
+from tests.launching import ROOT, environment
 from train.size import parameter_count
 
 LINK = Link(bytes_a_second=100.0, latency=0.5)
@@ -123,3 +127,19 @@ def test_the_link_of_two_measurements_gives_them_back() -> None:
     seconds = (ring_seconds(1e3, 2, LINK), ring_seconds(1e6, 2, LINK))
     link = fitted_link(sizes, seconds, 2)
     assert (link.bytes_a_second, link.latency) == (pytest.approx(100.0), pytest.approx(0.5))
+
+
+def test_the_script_models_every_backend_and_ends_with_one_json_object() -> None:
+    words = ["--only", "modelled", "--between", "12.5e9,30e-6", "--micro_batches", "4"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])["modelled"]["rows"]
+    assert [row["gpus"] for row in rows] == [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+    assert all(0 < row[backend] < 1 for row in rows for backend in BACKENDS)
