@@ -25,7 +25,13 @@ def on_two_ranks(function: Callable[[int, Path], None], folder: Path) -> None:
 def _joined(rank: int, function: Callable[[int, Path], None], folder: Path) -> None:
     torch.set_num_threads(1)
     # What Accelerate goes by.
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     function(rank, folder)
     distributed.destroy_process_group()
