@@ -10,14 +10,18 @@ import torch
 from rich.console import Console
 from rich.live import Live
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.activations import NewGELUActivation
 from transformers.generation.streamers import BaseStreamer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from configs.errors import BadInput
 from configs.schema import SamplingSettings
+from inference.drawing import drawing, draws_as_torch
 
 CONFIG_FILE = "config.json"
+DRAWING_OPTIONS = ("num_return_sequences", "temperature", "top_k", "top_p", "min_p")
+"""What `inference.drawing` does in `generate`'s place."""
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -87,7 +91,16 @@ def load_model(folder: Path) -> LoadedModel:
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and safetensors' own alike
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{folder}: cannot be loaded ({first_line}); export the model again") from error
+    _activate_in_one_pass(model)
     return LoadedModel(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
+
+
+def _activate_in_one_pass(model: PreTrainedModel) -> None:
+    """Give GPT-2's activation, eight passes over memory in `transformers`, torch's kernel for it, equal to rounding."""
+    for module in list(model.modules()):
+        for name, part in list(module.named_children()):
+            if isinstance(part, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
 def _check_architecture(folder: Path) -> None:
@@ -152,13 +165,18 @@ def generate(
         raise BadInput("--stop: an empty text ends every sample at once; give some text")
     if batching.stop:
         options |= {"stop_strings": list(batching.stop), "tokenizer": loaded.tokenizer}
+    copies = 1
+    if settings.do_sample and settings.num_beams == 1 and loaded.model.device.type == "cpu" and draws_as_torch():
+        copies = settings.num_return_sequences
+        options = {name: value for name, value in options.items() if name not in DRAWING_OPTIONS}
+        options |= {"do_sample": False, "logits_processor": drawing(settings)}
     for batch in _batches(loaded, prompts, settings, batching.prompts):
         shown = console is not None and settings.num_beams == 1 and len(batch.prompts) == 1
         streamer = LiveSamples(console, loaded.tokenizer) if shown and console is not None else None
         set_seed(settings.seed)
         with torch.no_grad():
             rows = loaded.model.generate(
-                **batch.inputs(loaded), **options, max_new_tokens=batch.new_tokens, streamer=streamer
+                **batch.inputs(loaded, copies), **options, max_new_tokens=batch.new_tokens, streamer=streamer
             )
         new = rows[:, max(map(len, batch.ids)) :].tolist()
         for number, (prompt, ids) in enumerate(zip(batch.prompts, batch.ids, strict=True)):
@@ -181,8 +199,8 @@ class _Batch:
     ids: tuple[list[int], ...]
     new_tokens: int
 
-    def inputs(self, loaded: LoadedModel) -> dict[str, Any]:
-        """`input_ids` and `attention_mask`, both int64[prompts, longest], padded on the left.
+    def inputs(self, loaded: LoadedModel, copies: int) -> dict[str, Any]:
+        """`input_ids` and `attention_mask`, both int64[prompts * copies, longest], padded on the left.
 
         A row is padded with its own first token, so that a tokenizer needs no token for it. The mask hides it from the
         model and from `transformers`' repetition penalty.
@@ -192,8 +210,8 @@ class _Batch:
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in self.ids]
         device = loaded.model.device
         return {
-            "input_ids": torch.tensor(padded, device=device),
-            "attention_mask": torch.tensor(mask, device=device),
+            "input_ids": torch.tensor(padded, device=device).repeat_interleave(copies, 0),
+            "attention_mask": torch.tensor(mask, device=device).repeat_interleave(copies, 0),
             "pad_token_id": _padding(loaded),
         }
 

@@ -30,6 +30,7 @@ from train.plan import LoggedUpdate, Outcome, Plan
 from train.profiling import traced
 from train.saving import CheckpointWriter, SavePolicy
 from train.signals import StopRequest
+from train.stopping import StopAgreement
 from train.task import Look
 from train.throughput import peak_memory_mib
 from train.watch import Watchdog
@@ -49,6 +50,7 @@ class Training:
         self.divergence = DivergenceWatch(settings.divergence)
         self.watchdog = Watchdog(plan.hang_seconds)
         self.interval = Interval()
+        self.stopping = StopAgreement(StopRequest(), self.accelerator)
         self.progress = Progress(0, 0, 0, 0, plan.data_fingerprint, None, None)
         self.looks: list[tuple[int, float]] = []
         """Steps at which held-out data was looked at, and its loss there."""
@@ -61,12 +63,14 @@ class Training:
             RunFailed: loss or gradient went wrong beyond mending.
         """
         plan, settings = self.plan, self.plan.train
+        self.stopping = StopAgreement(stop, self.accelerator)
         self.display.start(self.progress.step, plan.steps)
         self.interval = Interval()
         stopped_by: str | None = None
         while not self._is_over() and stopped_by is None:
             with traced(plan.run, self.progress.step + 1, settings.profile, self.accelerator.process_index):
                 update = self.update()
+            heard = self.stopping.answer()
             step = self.progress.step
             last = step == plan.steps
             wrong = self._divergence(update)
@@ -75,9 +79,9 @@ class Training:
                 continue
             if last or step % settings.log_every == 0:
                 self._log(update)
-            stopped_by = self._agreed_stop(stop)
+            stopped_by = heard
             if not last and stopped_by is None and _is_due(step, settings.evaluate_every):
-                self._evaluate(settings.evaluate_tokens, stop)
+                self._evaluate(settings.evaluate_tokens)
             ends = self._is_over() or stopped_by is not None
             if ends or _is_due(step, settings.save_every):
                 self._save(wait=ends)
@@ -85,8 +89,8 @@ class Training:
         look = None
         if self.progress.step == plan.steps:
             stopped_by = None
-            look = self._evaluate(None, stop)
-            stopped_by = self._agreed_stop(stop) if look is None else None
+            look = self._evaluate(None)
+            stopped_by = self.stopping.now() if look is None else None
             if look is not None and settings.keep_best:
                 # So that the last step too is among those that the best is chosen of.
                 self._save(wait=True)
@@ -214,6 +218,8 @@ class Training:
                     nats = plan.task.nats(self.backend.model, batch, accelerator.device)
                 if is_last:
                     self.interval.reached_exchange()
+                    # Travels while the backward pass computes.
+                    self.stopping.ask()
                 self.backend.backward(nats, max(1, targets))
             total += nats.detach()
         return total, targets
@@ -297,22 +303,13 @@ class Training:
         self.display.metrics(line)
         self.interval = Interval()
 
-    def _agreed_stop(self, stop: StopRequest) -> str | None:
-        """The signal that any rank has seen, the same answer on all of them."""
-        if self.accelerator.num_processes == 1:
-            return stop.signal_name
-        heard = torch.tensor(int(stop.signal_name is not None), device=self.accelerator.device)
-        if int(self.accelerator.reduce(heard, "sum")) == 0:
-            return None
-        return stop.signal_name or "a signal to another rank"
-
-    def _evaluate(self, most_tokens: int | None, stop: StopRequest) -> Look | None:
+    def _evaluate(self, most_tokens: int | None) -> Look | None:
         """Look at held-out data, up to `most_tokens` of it; none where there is none or a signal broke it off."""
         plan = self.plan
 
         def go_on() -> bool:
             self.watchdog.beat()
-            return self._agreed_stop(stop) is None
+            return self.stopping.now() is None
 
         with self.interval.evaluating():
             look = plan.task.look(self.backend, self.accelerator, plan.micro_batch, most_tokens, go_on)

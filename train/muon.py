@@ -4,11 +4,13 @@ torch's own Muon multiplies in bf16 everywhere, which a processor without bf16 u
 than fp32. This one is the same update, equal to torch's bit for bit in bf16, in a precision that the device has.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from train.hardware import has_fast_bf16
 from train.sharding import placed_like, whole
@@ -17,6 +19,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al., "Muon", 2024), whose slope at zero is the steepest."""
 ITERATIONS = 5
 SMALLEST_NORM = 1e-7
+MATRICES_ON_THEIR_WAY = 4
+"""A rank, held at once while they travel: few, for memory's sake, and enough that no rank waits for another."""
 
 
 def orthogonalized(matrix: Tensor, dtype: torch.dtype) -> Tensor:
@@ -37,6 +41,8 @@ class Muon(torch.optim.Optimizer):
 
     The update is scaled by 0.2 sqrt(the larger side), AdamW's usual root mean square (Liu et al., "Muon is
     Scalable for LLM Training", 2025), so that AdamW's learning rates fit it too.
+
+    Where several ranks step the same matrices, each orthogonalises its share of them and sends it to the others.
     """
 
     def __init__(self, parameters: Sequence[Tensor], lr: float, weight_decay: float, momentum: float) -> None:
@@ -46,6 +52,30 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient; a closure is not supported and must be none."""
         assert closure is None
+        ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+        rank = distributed.get_rank() if ranks > 1 else 0
+        owners = shared_out([tuple(p.shape) for p in self._stepped()], ranks)
+        on_their_way: deque[tuple[_Step, Tensor, distributed.Work | None]] = deque()
+        for step, owner in zip(self._steps(), owners, strict=True):
+            dtype = torch.bfloat16 if has_fast_bf16(step.parameter.device) else torch.float32
+            # A matrix that is cut over ranks is put together first: its rows are no matrix of their own.
+            update = whole(step.update)
+            if owner == rank:
+                orthogonal = orthogonalized(update, dtype).contiguous()
+            else:
+                orthogonal = torch.empty(update.shape, dtype=dtype, device=update.device)
+            sent = distributed.broadcast(orthogonal, owner, async_op=True) if ranks > 1 else None
+            on_their_way.append((step, orthogonal, sent))
+            if len(on_their_way) > MATRICES_ON_THEIR_WAY * ranks:
+                _take(*on_their_way.popleft())
+        while on_their_way:
+            _take(*on_their_way.popleft())
+
+    def _stepped(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+
+    def _steps(self) -> Iterator["_Step"]:
+        """Momentum taken up, one parameter after another."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -55,9 +85,36 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
                 buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(buffer, group["momentum"])
-                dtype = torch.bfloat16 if has_fast_bf16(parameter.device) else torch.float32
-                scale = 0.2 * max(parameter.shape) ** 0.5
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                # A matrix that is cut over ranks is put together first: its rows are no matrix of their own.
-                orthogonal = placed_like(orthogonalized(whole(update), dtype), parameter)
-                parameter.add_(orthogonal, alpha=-group["lr"] * scale)
+                yield _Step(parameter, update, group["lr"], group["weight_decay"])
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a parameter's update is made of, before it is orthogonalised."""
+
+    parameter: Tensor
+    update: Tensor
+    rate: float
+    weight_decay: float
+
+
+def _take(step: _Step, orthogonal: Tensor, sent: distributed.Work | None) -> None:
+    if sent is not None:
+        sent.wait()
+    step.parameter.mul_(1 - step.rate * step.weight_decay)
+    scale = 0.2 * max(step.parameter.shape) ** 0.5
+    step.parameter.add_(placed_like(orthogonal, step.parameter), alpha=-step.rate * scale)
+
+
+def shared_out(shapes: Sequence[tuple[int, ...]], ranks: int) -> list[int]:
+    """Which rank orthogonalises each matrix: the largest first, each to the rank with the least work so far."""
+    work, owners = [0] * ranks, [0] * len(shapes)
+
+    def cost(number: int) -> int:
+        short, long = sorted(shapes[number])
+        return 2 * short * short * long + short**3
+
+    for number in sorted(range(len(shapes)), key=lambda number: (-cost(number), number)):
+        owners[number] = min(range(ranks), key=lambda rank: (work[rank], rank))
+        work[owners[number]] += cost(number)
+    return owners

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch import distributed
 from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
@@ -20,6 +20,8 @@ from train.zero_config import zero_config, zero_stage
 TRACKERS_FOLDER = "tensorboard"
 LAUNCHER_PREFIXES = ("ACCELERATE_DEEPSPEED_", "ACCELERATE_GRADIENT_", "ACCELERATE_CONFIG_DS_FIELDS")
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+BUCKET_MEGABYTES = 25
+"""Gradients that DDP sends at once: many enough to travel while the rest is computed, large enough for the link."""
 DeviceType = Literal["cpu", "cuda"]
 
 
@@ -103,6 +105,12 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
             cpu=device_type == "cpu",
             log_with=list(train.trackers),
             project_dir=trackers,
+            # Gradients lie where they are sent from, so that none is copied twice a step; GPT-2 has no buffer to send.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    bucket_cap_mb=BUCKET_MEGABYTES, gradient_as_bucket_view=True, broadcast_buffers=False
+                )
+            ],
         )
     require_what_was_asked(accelerator, launched, bool(stage))
     return Placement(accelerator, chosen, precision, launched)
@@ -156,7 +164,9 @@ def _deepspeed_accelerator(
     os.environ["ACCELERATE_MIXED_PRECISION"] = mixed
     return Accelerator(
         mixed_precision=mixed,
-        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=zero_config(train, stage, offload, precision)),
+        deepspeed_plugin=DeepSpeedPlugin(
+            hf_ds_config=zero_config(train, stage, offload, precision, device_type == "cuda")
+        ),
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if device_type == "cpu" else [],
         log_with=list(train.trackers),
         project_dir=trackers,

@@ -6,6 +6,9 @@ from configs.schema import Precision, Sharding, TrainSettings
 
 STAGE_OF = {"zero1": 1, "zero2": 2, "zero3": 3}
 HALF_SECTION: dict[Precision, str] = {"bf16": "bf16", "fp16": "fp16"}
+REDUCE_BUCKET, GATHER_BUCKET = 25_000_000, 100_000_000
+"""Numbers that are sent at once. DeepSpeed's 500 million would hold all gradients of a GPT-2 back to the end of the
+backward pass; weights are gathered when the step is done, with nothing to overlap."""
 INITIAL_SCALE_POWER, GROWTH_INTERVAL = 16, 2000
 
 
@@ -14,13 +17,22 @@ def zero_stage(backend: Sharding) -> int:
     return STAGE_OF.get(backend, 0)
 
 
-def zero_config(train: TrainSettings, stage: int, offload: bool, precision: Precision) -> dict[str, Any]:
+def zero_config(train: TrainSettings, stage: int, offload: bool, precision: Precision, overlap: bool) -> dict[str, Any]:
     """DeepSpeed's JSON: https://www.deepspeed.ai/docs/config-json.
+
+    Args:
+        overlap: whether gradients travel while the backward pass computes, for which a device needs streams.
 
     Clipping is always written down, since DeepSpeed clips at 1.0 where it is not. The loss scale moves as torch's
     GradScaler does.
     """
-    zero: dict[str, Any] = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "stage3_gather_16bit_weights_on_model_save": True,
+        "overlap_comm": overlap,
+        "reduce_bucket_size": REDUCE_BUCKET,
+        "allgather_bucket_size": GATHER_BUCKET,
+    }
     if offload:
         zero["offload_optimizer"] = {"device": "cpu"}
         if stage == 3:

@@ -134,8 +134,8 @@ def test_what_zero_cannot_do_is_refused(change: dict[str, str], message: str, tm
 
 
 def test_zero_clips_as_the_run_says_and_at_nothing_else() -> None:
-    assert zero_config(TrainSettings(clip_norm=0.0), 2, False, "fp32")["gradient_clipping"] == 0.0
-    assert zero_config(TrainSettings(clip_norm=0.7), 3, False, "bf16")["gradient_clipping"] == 0.7
+    assert zero_config(TrainSettings(clip_norm=0.0), 2, False, "fp32", False)["gradient_clipping"] == 0.0
+    assert zero_config(TrainSettings(clip_norm=0.7), 3, False, "bf16", True)["gradient_clipping"] == 0.7
 
 
 def test_ranks_that_came_up_apart_stop_with_the_reason() -> None:

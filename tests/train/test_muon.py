@@ -1,7 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from train.muon import Muon, orthogonalized
+import train.muon
+from tests.train.ranks import on_two_ranks
+from train.muon import Muon, orthogonalized, shared_out
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 48), (64, 16)])
@@ -32,3 +38,41 @@ def test_the_gradient_is_left_as_it_was() -> None:
     before = gradient.clone()
     orthogonalized(gradient, torch.float32)
     assert torch.equal(gradient, before)
+
+
+SHAPES = [(16, 48), (16, 16), (16, 64), (64, 16), (16, 48), (8, 8)]
+
+
+def stepped(steps: int) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+    muon = Muon(matrices, lr=0.02, weight_decay=0.1, momentum=0.95)
+    for _ in range(steps):
+        for matrix in matrices:
+            matrix.grad = torch.randn(matrix.shape)
+        muon.step()
+    return [matrix.detach() for matrix in matrices]
+
+
+def step_on_a_rank(rank: int, folder: Path) -> None:
+    done = []
+    train.muon.orthogonalized = lambda matrix, dtype: done.append(tuple(matrix.shape)) or orthogonalized(matrix, dtype)  # type: ignore[func-returns-value]
+    torch.save({"matrices": stepped(3), "done": done}, folder / f"rank-{rank}.pt")
+
+
+def test_ranks_that_share_the_work_take_the_step_of_one_bit_for_bit(tmp_path: Path) -> None:
+    on_two_ranks(step_on_a_rank, tmp_path)
+    alone = stepped(3)
+    ranks = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(2)]
+    for rank in ranks:
+        assert all(torch.equal(ours, its) for ours, its in zip(alone, rank["matrices"], strict=True))
+    assert len(ranks[0]["done"]) + len(ranks[1]["done"]) == 3 * len(SHAPES)
+    assert ranks[0]["done"] and ranks[1]["done"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 4096), st.integers(1, 4096)), max_size=40), st.integers(1, 9))
+def test_no_rank_has_more_than_its_share_and_one_matrix(shapes: list[tuple[int, int]], ranks: int) -> None:
+    owners = shared_out(shapes, ranks)
+    costs = [2 * min(shape) ** 2 * max(shape) + min(shape) ** 3 for shape in shapes]
+    work = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(ranks)]
+    assert max(work) <= sum(costs) / ranks + max(costs, default=0)
