@@ -287,6 +287,15 @@ class SamplingSettings:
 
 
 @dataclass(frozen=True)
+class RunSamplingSettings(SamplingSettings):
+    """The samples of a run: those that it shows when it is finished, and one at each look at held-out text."""
+
+    every_look: int = 40
+    """Most tokens added to the prompt in the sample that each look at held-out text leaves in samples.jsonl; 0: none
+    is drawn before the run is finished."""
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """A whole run, from text to samples."""
 
@@ -309,8 +318,8 @@ class RunSettings:
     """The loop."""
     parallel: ParallelSettings = field(default_factory=ParallelSettings)
     """How ranks share the work."""
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    """The samples that a finished run shows."""
+    sampling: RunSamplingSettings = field(default_factory=RunSamplingSettings)
+    """The samples that a run shows."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write_report(runs: tuple[str, ...], out: Path | None = None, fewshot: tuple[str, ...] = ()) -> Path:
-    """Write the report of `runs` to `out`, or into the first run's folder, and return its path.
+    """Write the report of `runs`, all pre-trainings or all fine-tunings, to `out`, or into the first run's folder, and
+    return its path.
 
     Args:
         fewshot: folders of `malmoi fewshot` besides those named `fewshot` in the run folders.
@@ -36,12 +37,7 @@ def write_report(runs: tuple[str, ...], out: Path | None = None, fewshot: tuple[
     Raises:
         BadInput: a run cannot be shown, or the file cannot be written.
     """
-    from launch.report_data import read_runs
-    from launch.report_fewshot import read_fewshot
-    from launch.report_page import report_page
-
-    records = read_runs(runs)
-    page = report_page(records, time.time(), read_fewshot(records, tuple(map(Path, fewshot))))
+    page = _page(tuple(map(Path, runs)), tuple(map(Path, fewshot)))
     file = out or Path(runs[0]) / REPORT_FILE
     temporary = file.with_name(f".{file.name}.{os.getpid()}.writing")
     try:
@@ -51,3 +47,23 @@ def write_report(runs: tuple[str, ...], out: Path | None = None, fewshot: tuple[
         temporary.unlink(missing_ok=True)
         raise BadInput(f"{file}: cannot be written ({error.strerror}); choose another place with --out") from error
     return file
+
+
+def _page(runs: tuple[Path, ...], fewshot: tuple[Path, ...]) -> str:
+    from launch.report_data import holds_finetuning, labels_of, read_run
+    from launch.report_fewshot import read_fewshot
+
+    labels, kinds = labels_of(runs), [holds_finetuning(run) for run in runs]
+    if not any(kinds):
+        from launch.report_page import report_page
+
+        trained = [read_run(run, label) for run, label in zip(runs, labels, strict=True)]
+        return report_page(trained, time.time(), read_fewshot(trained, fewshot))
+    if not all(kinds):
+        raise BadInput(
+            f"{runs[kinds.index(True)]} is a fine-tuning and {runs[kinds.index(False)]} is none; give runs of one kind"
+        )
+    from launch.report_finetune import finetune_page, read_finetune
+
+    tuned = [read_finetune(run, label) for run, label in zip(runs, labels, strict=True)]
+    return finetune_page(tuned, time.time(), read_fewshot(tuned, fewshot))

@@ -26,12 +26,15 @@ class Curve:
     steps: NDArray[np.float64]
     values: NDArray[np.float64]
     dashed: bool = False
-    markers_only: bool = False
+    symbol: str | None = None
+    """Points alone, of this shape; none: a line."""
+    texts: tuple[str, ...] = ()
+    """What to say at each point in place of its value."""
 
     def traces(self) -> list[dict[str, Any]]:
         """The curve, and over one of many points its mean, since noise alone draws a solid band."""
         kept = thinned(self.values, MOST_POINTS)
-        if self.markers_only or len(self.values) <= MEANS:
+        if self.symbol or len(self.values) <= MEANS:
             return [self._trace(kept)]
         pale = {**self._trace(kept), "opacity": 0.35, "showlegend": False, "hoverinfo": "skip", "hovertemplate": None}
         pale["line"] = {**pale["line"], "width": 1}
@@ -54,14 +57,16 @@ class Curve:
         """The plotly trace of some points; `meta` tells the page's script its colour and its three x axes."""
         xs = {"tokens": self.tokens, "time": self.time, "steps": self.steps}
         few = len(kept) <= 40
+        texts = {"text": [self.texts[point] for point in kept]} if self.texts else {}
         scatter = go.Scatter(
             name=self.name,
             x=plain_numbers(self.tokens[kept]),
             y=plain_numbers(self.values[kept]),
-            mode="markers" if self.markers_only else "lines+markers" if few else "lines",
+            mode="markers" if self.symbol else "lines+markers" if few else "lines",
             line={"width": 2, "dash": "dash" if self.dashed else "solid"},
-            marker={"size": 10 if self.markers_only else 5, "symbol": "x-thin" if self.markers_only else "circle"},
-            hovertemplate="%{y}<extra>%{fullData.name}</extra>",
+            marker={"size": 10 if self.symbol else 5, "symbol": self.symbol or "circle"},
+            hovertemplate=f"%{{{'text' if texts else 'y'}}}<extra>%{{fullData.name}}</extra>",
+            **texts,
             meta={"colour": self.colour, "x": {name: plain_numbers(values[kept]) for name, values in xs.items()}},
         )
         plain: dict[str, Any] = scatter.to_plotly_json()

@@ -1,6 +1,7 @@
 """What a report shows, read from a run folder, also while the run is writing it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,21 @@ from numpy.typing import NDArray
 
 from configs.command_line import parse_settings
 from configs.errors import BadInput
-from configs.schema import RunSettings
+from configs.schema import FinetuneSettings, RunSettings
 from data_prep.lengths import LengthHistogram, length_histogram
 from data_prep.manifest import MANIFEST_FILE, Manifest, read_manifest, shard_folder
-from train.metrics import METRICS_FILE, HeldOutMetrics, RunMetrics, StepMetrics, read_metrics
+from train.metrics import METRICS_FILE, HeldOutMetrics, RunMetrics, StepMetrics, ValidationMetrics, read_metrics
 from train.order import SampleOrder
-from train.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, RESULT_FILE, SHARDS_FOLDER, RunResult, finished_result
+from train.run_folder import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    RESULT_FILE,
+    SHARDS_FOLDER,
+    RunResult,
+    finished_result,
+    is_finetuning,
+)
+from train.samples import LookSample, read_samples
 from train.size import parameter_count, planned_steps
 
 
@@ -30,25 +40,20 @@ class RunData:
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """A run, whole or under way."""
+class TrainedRun:
+    """What pre-training and fine-tuning alike leave, whole or under way."""
 
     folder: Path
     label: str
     """Tells the run from the others in the report."""
-    settings: RunSettings
+    settings: RunSettings | FinetuneSettings
     settings_text: str
     """`config.yaml` as it lies there."""
     environment: dict[str, Any]
     metrics: RunMetrics
     metrics_written: float
     """When the metrics last grew, in seconds since 1970."""
-    result: RunResult | None
-    """Of the run as it is set now, or of a shorter run that this one goes on from."""
     is_finished: bool
-    data: RunData | None
-    data_fault: str
-    """Why there is no `data`."""
 
     @property
     def step(self) -> int:
@@ -61,9 +66,30 @@ class RunRecord:
         return self._last_line.tokens
 
     @property
-    def _last_line(self) -> StepMetrics | HeldOutMetrics:
-        lines: list[StepMetrics | HeldOutMetrics] = [self.metrics.steps[-1], *self.metrics.held_out[-1:]]
-        return max(lines, key=lambda line: line.step)
+    def _last_line(self) -> StepMetrics | HeldOutMetrics | ValidationMetrics:
+        return max((self.metrics.steps[-1], *self.metrics.looks[-1:]), key=lambda line: line.step)
+
+    def training_seconds(self) -> NDArray[np.float64]:
+        """Seconds of training up to each logged step, as the speeds logged tell; looks and checkpoints left out."""
+        tokens = np.array([0, *(line.tokens for line in self.metrics.steps)], dtype=np.float64)
+        speeds = np.array([line.tokens_per_second for line in self.metrics.steps], dtype=np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            seconds = np.diff(tokens) / speeds
+        return np.cumsum(np.where(np.isfinite(seconds), seconds, 0.0))
+
+
+@dataclass(frozen=True)
+class RunRecord(TrainedRun):
+    """A pre-training."""
+
+    settings: RunSettings
+    result: RunResult | None
+    """Of the run as it is set now, or of a shorter run that this one goes on from."""
+    samples: tuple[LookSample, ...]
+    """Of the looks at held-out text."""
+    data: RunData | None
+    data_fault: str
+    """Why there is no `data`."""
 
     @property
     def planned_steps(self) -> int | None:
@@ -89,46 +115,52 @@ class RunRecord:
             return self.result.bits_per_byte
         return self.metrics.held_out[-1].bits_per_byte if self.metrics.held_out else None
 
-    def training_seconds(self) -> NDArray[np.float64]:
-        """Seconds of training up to each logged step, as the speeds logged tell; looks and checkpoints left out."""
-        tokens = np.array([0, *(line.tokens for line in self.metrics.steps)], dtype=np.float64)
-        speeds = np.array([line.tokens_per_second for line in self.metrics.steps], dtype=np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            seconds = np.diff(tokens) / speeds
-        return np.cumsum(np.where(np.isfinite(seconds), seconds, 0.0))
+
+def labels_of(folders: Sequence[Path]) -> list[str]:
+    """What tells the runs in `folders` apart: their names, or their paths where names are not distinct."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def read_runs(folders: tuple[str, ...]) -> tuple[RunRecord, ...]:
-    """The runs in `folders`, each labelled by its name, or by its path where names are not distinct.
+def holds_finetuning(folder: Path) -> bool:
+    """Whether `folder` holds a fine-tuning.
 
     Raises:
-        BadInput: a folder holds no run, or a run without metrics.
-    """
-    paths = [Path(folder) for folder in folders]
-    names = [path.resolve().name for path in paths]
-    labels = names if len(set(names)) == len(names) else [str(path) for path in paths]
-    return tuple(read_run(path, label) for path, label in zip(paths, labels, strict=True))
-
-
-def read_run(folder: Path, label: str) -> RunRecord:
-    """The run in `folder`.
-
-    Raises:
-        BadInput: it holds no run, or one without metrics.
+        BadInput: it holds no run.
     """
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; name the run folder of a `malmoi train`, as in `runs/demo`")
     config = folder / CONFIG_FILE
     if not config.is_file():
         raise BadInput(f"{folder}: no {CONFIG_FILE} here, so this is no run folder; name one that `malmoi train` made")
-    settings = parse_settings(RunSettings, ["--config", str(config)], "malmoi report", "")
-    text = config.read_text(encoding="utf-8")
+    return is_finetuning(config)
+
+
+def logged_metrics(folder: Path, command: str, log_every: int) -> RunMetrics:
+    """The metrics of the run in `folder`.
+
+    Raises:
+        BadInput: no step is logged.
+    """
     metrics = read_metrics(folder)
     if not metrics.steps:
         raise BadInput(
             f"{folder / METRICS_FILE}: no step is logged yet, so there is nothing to show; train with "
-            f"`malmoi train --config {config}` until step {settings.train.log_every}"
+            f"`malmoi {command} --config {folder / CONFIG_FILE}` until step {log_every}"
         )
+    return metrics
+
+
+def read_run(folder: Path, label: str) -> RunRecord:
+    """The pre-training in `folder`.
+
+    Raises:
+        BadInput: it holds no run, or one without metrics.
+    """
+    config = folder / CONFIG_FILE
+    settings = parse_settings(RunSettings, ["--config", str(config)], "malmoi report", "")
+    text = config.read_text(encoding="utf-8")
+    metrics = logged_metrics(folder, "train", settings.train.log_every)
     result = _result(folder)
     data, fault = _data(folder, settings)
     return RunRecord(
@@ -136,11 +168,12 @@ def read_run(folder: Path, label: str) -> RunRecord:
         label=label,
         settings=settings,
         settings_text=text,
-        environment=_environment(folder),
+        environment=read_environment(folder),
         metrics=metrics,
         metrics_written=(folder / METRICS_FILE).stat().st_mtime,
-        result=result,
         is_finished=result is not None and result.settings == yaml.safe_load(text),
+        result=result,
+        samples=read_samples(folder),
         data=data,
         data_fault=fault,
     )
@@ -153,7 +186,8 @@ def _result(folder: Path) -> RunResult | None:
         raise BadInput(f"{folder / RESULT_FILE}: no result of ours ({error}); delete it and train again") from error
 
 
-def _environment(folder: Path) -> dict[str, Any]:
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What the run was computed with; nothing where that is not known."""
     file = folder / ENVIRONMENT_FILE
     if not file.is_file():
         return {}

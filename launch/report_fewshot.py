@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from configs.errors import BadInput
 from inference.fewshot_results import TaskResult, describe_fit, read_results
 from launch.report_charts import Chart, chart_layout
-from launch.report_data import RunRecord
+from launch.report_data import TrainedRun
 
 FEWSHOT_FOLDER = "fewshot"
 SIGNED = ("pearson", "spearman")
@@ -37,7 +37,7 @@ class FewshotTable:
     rows: tuple[tuple[str, ...], ...]
 
 
-def read_fewshot(runs: Sequence[RunRecord], folders: Sequence[Path]) -> tuple[ModelResults, ...]:
+def read_fewshot(runs: Sequence[TrainedRun], folders: Sequence[Path]) -> tuple[ModelResults, ...]:
     """The results in the run folders, and those in `folders`, one model a folder.
 
     Raises:

@@ -11,7 +11,8 @@ from configs.errors import EXIT_DONE, BadInput, require_options
 from launch.subcommands import run_subcommand
 
 WITH_TRAIN = (
-    " Every setting of `malmoi train` may stand beside these; --cluster FILE.yaml holds some of these for all jobs."
+    " Every setting of `malmoi train` may stand beside these, or with --finetune every setting of `malmoi finetune`; "
+    "--cluster FILE.yaml holds some of these for all jobs."
 )
 
 

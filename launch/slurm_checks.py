@@ -45,6 +45,8 @@ def check_request(request: Request) -> None:
             "told to stop before it begins"
         )
     time_limit_seconds(options.data_time)
+    if options.data_job or options.grid:
+        _ = request.pre_training
     _check_batch(request)
 
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.command_line import config_path, parse_settings, preset_names, setting_names
+from configs.command_line import config_path, parse_settings, preset_names, setting_names, without_switch
 from configs.commands import SlurmOptions
 from configs.errors import BadInput, nearest_name_hint
-from configs.schema import RunSettings
+from configs.schema import FinetuneSettings, RunSettings
 
 LISTS = ("sbatch", "module", "mount", "setup", "grid")
-CLUSTER = "cluster"
+CLUSTER, FINETUNE = "cluster", "finetune"
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,27 @@ class Request:
     """A job, and the run that it trains."""
 
     options: SlurmOptions
-    settings: RunSettings
+    settings: RunSettings | FinetuneSettings
     config: str
-    """What `--config` of `malmoi train` gets: a preset's name or an absolute path; empty for none."""
+    """What `--config` of the run's command gets: a preset's name or an absolute path; empty for none."""
     overrides: tuple[str, ...]
-    """The words of `malmoi train` that stand after `--config`, but for `--run`."""
+    """The words of the run's command that stand after `--config`, but for `--run`."""
 
     @property
     def run(self) -> Path:
         """The run folder, absolute."""
         return Path(self.settings.run).absolute()
+
+    @property
+    def pre_training(self) -> RunSettings:
+        """The settings of a pre-training.
+
+        Raises:
+            BadInput: it is a fine-tuning, which has no corpus to prepare and no grid of its own.
+        """
+        if isinstance(self.settings, FinetuneSettings):
+            raise BadInput("--finetune: a fine-tuning has no corpus to prepare and no sweep; drop --data_job or --grid")
+        return self.settings
 
     @property
     def ranks_per_node(self) -> int:
@@ -44,12 +55,15 @@ class Request:
 def parse_request(argv: Sequence[str], prog: str, description: str) -> Request:
     """Split a command line into the job's options and the run's settings.
 
-    `--cluster FILE` names a YAML file of the job's options, for what a cluster always needs.
+    `--cluster FILE` names a YAML file of the job's options, for what a cluster always needs; `--finetune` stands for a
+    run of `malmoi finetune`.
 
     Raises:
         BadInput: an option is unknown, or a value is not of its type.
     """
-    job_names, run_names = setting_names(SlurmOptions), setting_names(RunSettings)
+    is_finetuning, argv = without_switch(argv, FINETUNE)
+    kind = FinetuneSettings if is_finetuning else RunSettings
+    job_names, run_names = setting_names(SlurmOptions), setting_names(kind)
     job: list[str] = []
     run: list[str] = []
     target = run
@@ -60,7 +74,7 @@ def parse_request(argv: Sequence[str], prog: str, description: str) -> Request:
             if name == CLUSTER:
                 target, word = job, "--config" + equals + value
             elif not is_known:
-                known = [f"--{entry}" for entry in (*job_names, *run_names, CLUSTER)]
+                known = [f"--{entry}" for entry in (*job_names, *run_names, CLUSTER, FINETUNE)]
                 raise BadInput(f"unknown option '--{name}'{nearest_name_hint(f'--{name}', known)}")
             else:
                 target = job if name in job_names or name == "help" else run
@@ -68,7 +82,11 @@ def parse_request(argv: Sequence[str], prog: str, description: str) -> Request:
             target = job
         target.append(word)
     options = parse_settings(SlurmOptions, job, prog, description, lists=LISTS)
-    settings = parse_settings(RunSettings, run, prog, description)
+    settings: RunSettings | FinetuneSettings
+    if is_finetuning:
+        settings = parse_settings(FinetuneSettings, run, prog, description, lists=("task.fields",))
+    else:
+        settings = parse_settings(RunSettings, run, prog, description)
     config, overrides = _split_config(run)
     return Request(options, settings, config, overrides)
 

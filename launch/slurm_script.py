@@ -9,6 +9,7 @@ from string import Template
 
 from configs.commands import SlurmOptions
 from configs.errors import BadInput
+from configs.schema import FinetuneSettings
 from launch.slurm_request import Request
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -50,7 +51,8 @@ def train_script(request: Request, settings_file: str, flags: Sequence[str], arr
         run = f'{run}/$(printf %0{RUN_DIGITS}d "$SLURM_ARRAY_TASK_ID")'
         settings = f'"$run/{JOB_FOLDER}/{SETTINGS_FILE}"'
     config = ["--config", '"$settings"'] if settings_file or array is not None else []
-    words = ["python", "-m", "train", *config, "--run", '"$run"', *map(shlex.quote, flags)]
+    module = ["launch", "finetune"] if isinstance(request.settings, FinetuneSettings) else ["train"]
+    words = ["python", "-m", *module, *config, "--run", '"$run"', *map(shlex.quote, flags)]
     values = {
         "sbatch": _sbatch_lines(_train_resources(request, array)),
         "run": run,
@@ -73,7 +75,7 @@ def data_script(request: Request, run: Path, settings_file: str, flags: Sequence
         BadInput: the template cannot be read or names what is not there to fill in.
     """
     config = ["--config", '"$settings"'] if settings_file else []
-    workers = ["--data.workers", '"${SLURM_CPUS_PER_TASK:-1}"'] if request.settings.data.workers is None else []
+    workers = ["--data.workers", '"${SLURM_CPUS_PER_TASK:-1}"'] if request.pre_training.data.workers is None else []
     words = ["malmoi", "prepare", *config, "--run", '"$run"', *map(shlex.quote, flags), *workers]
     values = {
         "sbatch": _sbatch_lines(_data_resources(request)),

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.errors import BadInput
-from configs.schema import RunSettings
+from configs.schema import FinetuneSettings, RunSettings
 from data_prep.manifest import read_manifest, shard_folder
 from launch.slurm_cluster import JobState, job_states
 from launch.slurm_records import read_records
 from launch.slurm_script import JOB_FOLDER, SETTINGS_FILE
+from train.finetune_result import finished_finetuning
 from train.metrics import read_metrics
 from train.order import SampleOrder
-from train.run_folder import CONFIG_FILE, SHARDS_FOLDER, finished_result
+from train.run_folder import CONFIG_FILE, SHARDS_FOLDER, finished_result, is_finetuning
 from train.size import planned_steps
 
 
@@ -31,7 +32,7 @@ class RunStatus:
     loss: float | None
     """Nats a token at `step`."""
     bits_per_byte: float | None
-    """At the last look at the held-out part."""
+    """At the last look at the held-out part; none for a fine-tuning."""
     tokens_per_second: float | None
     seconds_left: float | None
     """Of training, at that speed, queues left out."""
@@ -49,7 +50,7 @@ def run_status(folder: Path) -> RunStatus:
     if not records.submissions and not records.starts and not metrics.steps:
         raise BadInput(f"{folder}: no run that was submitted; name the run folder, as `malmoi slurm submit` printed it")
     last = metrics.steps[-1] if metrics.steps else None
-    finished = finished_result(folder) is not None
+    finished = finished_result(folder) is not None or finished_finetuning(folder) is not None
     planned = _planned_steps(folder)
     left = None
     if last is not None and planned is not None and last.tokens_per_second > 0:
@@ -70,6 +71,9 @@ def run_status(folder: Path) -> RunStatus:
 
 def _planned_steps(folder: Path) -> int | None:
     for file in (folder / CONFIG_FILE, folder / JOB_FOLDER / SETTINGS_FILE):
+        if file.is_file() and is_finetuning(file):
+            # How many epochs give, only the examples tell.
+            return parse_settings(FinetuneSettings, ["--config", str(file)], "malmoi slurm status", "").train.steps
         if file.is_file():
             settings = parse_settings(RunSettings, ["--config", str(file)], "malmoi slurm status", "")
             break

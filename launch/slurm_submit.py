@@ -5,7 +5,7 @@ from pathlib import Path
 
 from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
-from configs.schema import RunSettings
+from configs.schema import FinetuneSettings, RunSettings
 from launch.slurm_checks import check_cluster, check_request
 from launch.slurm_cluster import cancel, job_states, submit
 from launch.slurm_records import Submission, read_records, record_submission
@@ -26,9 +26,8 @@ def submit_run(request: Request) -> Submission:
     check_cluster(request)
     check_not_queued(request.run)
     settings = write_settings(request.run, request.settings)
-    return queue(
-        request, train_script(request, str(settings), ()), data_script(request, request.run, str(settings), ())
-    )
+    data = data_script(request, request.run, str(settings), ()) if request.options.data_job else None
+    return queue(request, train_script(request, str(settings), ()), data)
 
 
 def check_not_queued(run: Path) -> None:
@@ -46,7 +45,7 @@ def check_not_queued(run: Path) -> None:
                 )
 
 
-def write_settings(run: Path, settings: RunSettings) -> Path:
+def write_settings(run: Path, settings: RunSettings | FinetuneSettings) -> Path:
     """Freeze `settings` in the run folder, where the job reads them however long it waits."""
     folder = run / JOB_FOLDER
     try:
@@ -58,8 +57,11 @@ def write_settings(run: Path, settings: RunSettings) -> Path:
     return file
 
 
-def queue(request: Request, train: str, data: str) -> Submission:
+def queue(request: Request, train: str, data: str | None) -> Submission:
     """Write the scripts beside the settings and hand them to the queue.
+
+    Args:
+        data: of the job that prepares the data; none: there is no such job.
 
     Raises:
         BadInput: Slurm refuses a job; none is left in the queue then.
@@ -68,7 +70,7 @@ def queue(request: Request, train: str, data: str) -> Submission:
     (folder / TRAIN_SCRIPT).write_text(train, encoding="utf-8")
     data_job = None
     dependency: tuple[str, ...] = ()
-    if request.options.data_job:
+    if data is not None:
         (folder / DATA_SCRIPT).write_text(data, encoding="utf-8")
         data_job = submit(folder / DATA_SCRIPT)
         # Without the second, a failed preparation would leave training in the queue for ever.

@@ -98,7 +98,7 @@ def sweep_requests(request: Request, runs: Sequence[SweepRun]) -> list[Request]:
     Raises:
         BadInput: a value does not fit its setting.
     """
-    cache = request.settings.data.cache or str(request.run / "shards")
+    cache = request.pre_training.data.cache or str(request.run / "shards")
     config = ["--config", request.config] if request.config else []
     requests = []
     for run in runs:
@@ -127,7 +127,8 @@ def submit_sweep(request: Request) -> tuple[Submission, ArrayJob]:
     files = [write_settings(one.run, one.settings) for one in requests]
     first = requests[0].run
     (request.run / JOB_FOLDER).mkdir(exist_ok=True)
-    return queue(request, train_script(request, "", (), array), data_script(request, first, str(files[0]), ())), array
+    data = data_script(request, first, str(files[0]), ()) if request.options.data_job else None
+    return queue(request, train_script(request, "", (), array), data), array
 
 
 def _write_sweep(folder: Path, runs: Sequence[SweepRun]) -> None:

@@ -15,8 +15,8 @@ from configs.schema import (
     CorpusSettings,
     DataSettings,
     ModelSettings,
+    RunSamplingSettings,
     RunSettings,
-    SamplingSettings,
     TokenizerSettings,
     TrainSettings,
 )
@@ -72,7 +72,7 @@ def tiny_settings(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -
             save_every=10,
             precision="fp32",
         ),
-        sampling=SamplingSettings(max_new_tokens=8),
+        sampling=RunSamplingSettings(max_new_tokens=8),
     )
     from data_prep.build import prepare_tokenizer
 

@@ -51,7 +51,8 @@ class Backend(Protocol):
         ...
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights and moments in a fixed order, each valid until the next; every rank must go through all."""
+        """Weights and moments in a fixed order, weights first, each valid until the next; every rank must go through as
+        many."""
         ...
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

@@ -11,12 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.errors import EXIT_DONE
-from configs.schema import RunSettings
+from configs.schema import ModelSettings, RunSettings, TrainSettings
 from data_prep.space import readable_bytes
 from inference.generate import quiet_transformers
+from train.backend import Backend
 from train.display import TrainingDisplay
 from train.loop import Training
 from train.memory import SHARDINGS, activation_bytes, checkpoint_bytes, model_bytes, state_bytes
+from train.parallel import Placement
+from train.plan import Plan
 from train.run_folder import is_main_rank, prepare_run
 from train.session import Ready, ready
 from train.size import parameter_count
@@ -41,16 +44,13 @@ def dry_run(settings: RunSettings) -> int:
     half = made.placement.precision != "fp32"
     for line in plan_lines(settings, made, ranks):
         console.print(line)
-    console.print(memory_table(settings, made, ranks, half))
-    console.print(disk_line(settings, made.task.vocab_size, prepared.folder))
-    seconds = seconds_of_steps(made)
-    console.print(time_line(seconds, made.plan.steps))
-    measured = peak_memory_mib(made.placement.accelerator.device) * 2**20
-    console.print(
-        f"memory seen   {readable_bytes(measured)} on rank 0 in these steps, everything that is loaded included"
+    vocab_size, train = made.task.vocab_size, settings.train
+    activations = activation_bytes(
+        settings.model, vocab_size, train, made.plan.micro_batch, half, made.placement.accelerator.device.type
     )
-    made.backend.close()
-    made.placement.accelerator.end_training()
+    console.print(memory_table(settings.model, vocab_size, train, activations, ranks, half))
+    console.print(disk_line(settings.model, vocab_size, train, prepared.folder))
+    print_steps(console, made.plan, made.backend, made.placement)
     return EXIT_DONE
 
 
@@ -69,12 +69,14 @@ def plan_lines(settings: RunSettings, made: Ready, ranks: int) -> list[str]:
     ]
 
 
-def memory_table(settings: RunSettings, made: Ready, ranks: int, half: bool) -> Table:
-    """Estimated memory a device for each way of sharding, in GiB, by the number of devices."""
-    model, vocab_size, train = settings.model, made.task.vocab_size, settings.train
-    activations = activation_bytes(
-        model, vocab_size, train, made.plan.micro_batch, half, made.placement.accelerator.device.type
-    )
+def memory_table(
+    model: ModelSettings, vocab_size: int, train: TrainSettings, activations: int, ranks: int, half: bool
+) -> Table:
+    """Estimated memory a device for each way of sharding, in GiB, by the number of devices.
+
+    Args:
+        activations: bytes of them on a device.
+    """
     columns = sorted({*RANKS, ranks})
     table = Table(title=f"GiB a device, {activations / 2**30:.2f} of them activations", title_justify="left")
     table.add_column("devices")
@@ -89,11 +91,11 @@ def memory_table(settings: RunSettings, made: Ready, ranks: int, half: bool) -> 
     return table
 
 
-def disk_line(settings: RunSettings, vocab_size: int, folder: Path) -> str:
+def disk_line(model: ModelSettings, vocab_size: int, train: TrainSettings, folder: Path) -> str:
     """What checkpoints and model need on disk, and what is free; the old checkpoint goes after the new is whole."""
-    one = checkpoint_bytes(settings.model, vocab_size, settings.train.optimizer)
-    count = settings.train.keep_last + 1
-    needed = one * count + model_bytes(settings.model, vocab_size)
+    one = checkpoint_bytes(model, vocab_size, train.optimizer)
+    count = train.keep_last + train.keep_best + 1
+    needed = one * count + model_bytes(model, vocab_size)
     free = shutil.disk_usage(folder).free
     short = "" if needed <= free else "; NOT ENOUGH: make room, or lower train.keep_last"
     return (
@@ -102,12 +104,23 @@ def disk_line(settings: RunSettings, vocab_size: int, folder: Path) -> str:
     )
 
 
-def seconds_of_steps(made: Ready) -> list[float]:
+def print_steps(console: Console, plan: Plan, backend: Backend, placement: Placement) -> None:
+    """Take the steps, say what they took, and free what they needed."""
+    seconds = seconds_of_steps(plan, backend, placement)
+    console.print(time_line(seconds, plan.steps))
+    measured = peak_memory_mib(placement.accelerator.device) * 2**20
+    console.print(
+        f"memory seen   {readable_bytes(measured)} on rank 0 in these steps, everything that is loaded included"
+    )
+    backend.close()
+    placement.accelerator.end_training()
+
+
+def seconds_of_steps(plan: Plan, backend: Backend, placement: Placement) -> list[float]:
     """Seconds of each of the first three steps, taken in memory: the plan's folder is one that is thrown away."""
     seconds = []
     with tempfile.TemporaryDirectory() as empty, TrainingDisplay(False) as display:
-        plan = replace(made.plan, run=Path(empty))
-        training = Training(plan, made.backend, made.placement, display)
+        training = Training(replace(plan, run=Path(empty)), backend, placement, display)
         for _ in range(min(STEPS, plan.steps)):
             began = time.perf_counter()
             training.update()

@@ -169,3 +169,13 @@ def labelled(outputs: NDArray[np.float64], examples: Examples, kind: TaskKind) -
     if kind == "similarity":
         return Labelled("number", outputs[:, 0], examples.answers.astype(np.float64))
     return Labelled("choice" if kind == "multiple_choice" else "class", outputs.argmax(1), examples.answers)
+
+
+def most_frequent(learnt: Examples, examples: Examples, kind: TaskKind) -> Labelled:
+    """Always the most frequent answer of `learnt`, the first of equal ones, or the mean for similarity, beside what is
+    right in `examples`."""
+    if kind == "similarity":
+        always = np.full(len(examples), learnt.answers.mean(dtype=np.float64))
+        return Labelled("number", always, examples.answers.astype(np.float64))
+    answer = np.full(len(examples), np.bincount(learnt.answers).argmax())
+    return Labelled("choice" if kind == "multiple_choice" else "class", answer, examples.answers)

@@ -11,12 +11,13 @@ from transformers import GPT2Config
 from configs.errors import EXIT_DONE, EXIT_STOPPED, BadInput, require_options
 from configs.schema import FinetuneLoopSettings, FinetuneSettings, ModelSettings
 from inference.generate import quiet_transformers
-from inference.label_scores import label_scores
+from inference.label_scores import Estimate, label_scores
 from train.backend import Backend, new_backend
 from train.display import TrainingDisplay
 from train.example_tokens import ExampleTokenizer, example_tokenizer
+from train.example_trial import example_trial
 from train.examples import Examples, classes_of, encoded, read_rows
-from train.fine_tuning import FineTuning, labelled, mean_loss, outputs_of
+from train.fine_tuning import FineTuning, labelled, mean_loss, most_frequent, outputs_of
 from train.finetune_result import (
     FileScores,
     FinetuneResult,
@@ -25,9 +26,10 @@ from train.finetune_result import (
     scores_table,
     write_finetuning,
 )
-from train.head import export_classifier, with_head
+from train.head import GPT2WithHead, export_classifier, with_head
 from train.kernels import configured
 from train.loop import Training
+from train.micro_batch import largest_micro_batch
 from train.model import SpecialTokenIds, continued_model, new_model
 from train.optim import check_schedule
 from train.parallel import Placement, start_ranks
@@ -111,8 +113,6 @@ def check_settings(settings: FinetuneSettings) -> None:
         raise BadInput("patience needs a validation file to look at; name one with --task.validation")
     if task.validation is not None and train.keep_best < 1:
         raise BadInput("train.keep_best 0 would delete the model that the validation file chooses; set it to 1")
-    if train.micro_batch == "auto":
-        raise BadInput("train.micro_batch auto is for blocks of one length; give fine-tuning a number")
     check_schedule(train)
 
 
@@ -187,7 +187,7 @@ def _finetune(settings: FinetuneSettings, folder: Path, console: Console, stop: 
     shape = model_shape(settings)
     tokenizer = example_tokenizer(Path(settings.init_from), shape.block_size)
     read = read_task(settings, tokenizer, console)
-    made = _ready(settings, folder, shape, tokenizer, read)
+    made = ready_to_finetune(settings, folder, shape, tokenizer, read)
     plan, accelerator = made.plan, made.placement.accelerator
     if accelerator.is_main_process:
         record_settings(folder, settings)
@@ -224,9 +224,14 @@ def _finetune(settings: FinetuneSettings, folder: Path, console: Console, stop: 
     return result
 
 
-def _ready(
+def ready_to_finetune(
     settings: FinetuneSettings, folder: Path, shape: ModelSettings, tokenizer: ExampleTokenizer, read: ReadTask
 ) -> Ready:
+    """Join the ranks and set up model and plan.
+
+    Raises:
+        BadInput: settings do not fit each other, the examples or the launch.
+    """
     require_trackers(settings.train.trackers)
     train = planned(settings.train, len(read.train))
     special = _special_token_ids(tokenizer)
@@ -236,15 +241,15 @@ def _ready(
         language_model = continued_model(Path(settings.init_from), shape, tokenizer.size, special, train.seed)
     model = with_head(language_model, settings.task.kind, len(read.classes), train.seed)
     placement = start_ranks(train, settings.parallel, folder)
-    assert isinstance(train.micro_batch, int)
     assert train.steps is not None
-    accumulation = accumulation_steps(train.global_batch, train.micro_batch, placement.ranks)
-    placement.launched.require_no_contradiction(train, accumulation)
     task = FineTuning(settings.task, read.train, read.validation, tokenizer.size, train.seed)
+    micro_batch = _micro_batch(train, model, task, placement)
+    accumulation = accumulation_steps(train.global_batch, micro_batch, placement.ranks)
+    placement.launched.require_no_contradiction(train, accumulation)
     plan = Plan(
         run=folder,
         train=train,
-        micro_batch=train.micro_batch,
+        micro_batch=micro_batch,
         accumulation=accumulation,
         task=task,
         data_fingerprint=read.train.fingerprint(),
@@ -259,6 +264,15 @@ def _ready(
     return Ready(plan, task, placement, new_backend(placement, model, train, plan.micro_batch, accumulation), config)
 
 
+def _micro_batch(train: FinetuneLoopSettings, model: GPT2WithHead, task: FineTuning, placement: Placement) -> int:
+    if isinstance(train.micro_batch, int):
+        return train.micro_batch
+    device = placement.accelerator.device
+    samples_a_rank = accumulation_steps(train.global_batch, 1, placement.ranks)
+    fits = example_trial(model.to(device), task, placement.precision, device)
+    return largest_micro_batch(samples_a_rank, placement.accelerator, fits)
+
+
 def _special_token_ids(tokenizer: ExampleTokenizer) -> SpecialTokenIds:
     named = tokenizer.tokenizer
     eos = tokenizer.pad if named.eos_token_id is None else named.eos_token_id
@@ -270,6 +284,10 @@ def _scores(part: str, examples: Examples, made: Ready) -> FileScores:
     kind = made.task.settings.kind
     outputs = outputs_of(made.backend, made.placement.accelerator, examples, made.plan.micro_batch, lambda: True)
     assert outputs is not None  # nothing breaks it off
-    estimates = label_scores(labelled(outputs, examples, kind))
-    records = tuple(ScoreRecord(each.name, each.value, each.low, each.high) for each in estimates)
-    return FileScores(part, examples.file, len(examples), mean_loss(outputs, examples, kind), records)
+    scores = _records(label_scores(labelled(outputs, examples, kind)))
+    constant = _records(label_scores(most_frequent(made.task.examples, examples, kind), resamples=0))
+    return FileScores(part, examples.file, len(examples), mean_loss(outputs, examples, kind), scores, constant)
+
+
+def _records(estimates: tuple[Estimate, ...]) -> tuple[ScoreRecord, ...]:
+    return tuple(ScoreRecord(each.name, each.value, each.low, each.high) for each in estimates)

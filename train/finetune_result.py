@@ -1,6 +1,7 @@
 """What a finished fine-tuning leaves in `finetune.json`; needs no torch."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class FileScores:
     loss: float
     """Of the task alone, a mean over examples."""
     scores: tuple[ScoreRecord, ...]
+    most_frequent: tuple[ScoreRecord, ...] = ()
+    """Scores of always giving the training file's most frequent answer, or its mean."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,14 @@ def finished_finetuning(folder: Path) -> FinetuneResult | None:
         return None
     record = json.loads(file.read_text(encoding="utf-8"))
     files = tuple(
-        FileScores(**{**part, "scores": tuple(ScoreRecord(**score) for score in part["scores"])})
+        FileScores(**{**part, **{name: _scores(part.get(name, ())) for name in ("scores", "most_frequent")}})
         for part in record["files"]
     )
     return FinetuneResult(**{**record, "classes": tuple(record["classes"]), "files": files})
+
+
+def _scores(records: Iterable[dict[str, Any]]) -> tuple[ScoreRecord, ...]:
+    return tuple(ScoreRecord(**record) for record in records)
 
 
 def write_finetuning(folder: Path, result: FinetuneResult) -> None:
@@ -75,11 +82,12 @@ def scores_table(result: FinetuneResult) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("file", "score"):
         table.add_column(name, no_wrap=True)
-    for name in ("value", "95% interval", "examples"):
+    for name in ("value", "95% interval", "commonest answer", "examples"):
         table.add_column(name, justify="right", no_wrap=True)
     for part in result.files:
         for number, score in enumerate(part.scores):
             interval = "-" if score.low is None or score.high is None else f"{score.low:.4f} to {score.high:.4f}"
             first = (part.part, f"{part.examples:,}") if number == 0 else ("", "")
-            table.add_row(first[0], score.name, f"{score.value:.4f}", interval, first[1])
+            level = next((f"{each.value:.4f}" for each in part.most_frequent if each.name == score.name), "-")
+            table.add_row(first[0], score.name, f"{score.value:.4f}", interval, level, first[1])
     return table

@@ -28,6 +28,7 @@ from train.optim import learning_rate
 from train.parallel import Placement
 from train.plan import LoggedUpdate, Outcome, Plan
 from train.profiling import traced
+from train.samples import LookSample, drop_samples_after, write_sample
 from train.saving import CheckpointWriter, SavePolicy
 from train.signals import StopRequest
 from train.stopping import StopAgreement
@@ -120,6 +121,7 @@ class Training:
         done = self.progress.step - self.progress.skipped_steps
         rate = learning_rate(done, self.plan.steps, self.plan.train)
         nats, targets = self._forward_and_backward()
+        tried_at = self.backend.loss_scale()
         update = self.backend.update(rate)
         self.watchdog.beat()
         self.progress = replace(
@@ -132,13 +134,15 @@ class Training:
         )
         self.interval.end_step()
         self.display.step(self.progress.step)
-        return LoggedUpdate(nats, targets, rate, update.norm, update.skipped)
+        return LoggedUpdate(nats, targets, rate, update.norm, update.skipped, tried_at)
 
     def whole_weights(self) -> dict[str, Tensor]:
         """All weights by parameter name on the CPU, on rank 0; every rank must ask."""
         weights = {}
         for name, tensor in self.backend.tensors():
-            if self.accelerator.is_main_process and name.startswith("model."):
+            if not name.startswith("model."):
+                break  # moments, which come after all weights
+            if self.accelerator.is_main_process:
                 weights[name.removeprefix("model.")] = tensor.cpu()
         return weights
 
@@ -157,10 +161,11 @@ class Training:
         self._take_over(checkpoint)
         self.progress = replace(self.progress, data_fingerprint=now)
         # Rank 0 may cut the file back at this moment: what is later than the checkpoint counts for nobody.
-        seen = read_metrics(self.plan.run).held_out
+        seen = read_metrics(self.plan.run).looks
         self.looks = [(line.step, line.held_out_loss) for line in seen if line.step <= self.progress.step]
         if self.accelerator.is_main_process:
             drop_metrics_after(self.plan.run, self.progress.step)
+            drop_samples_after(self.plan.run, self.progress.step)
         self._record_event("restart", f"going on from step {self.progress.step} ({checkpoint.folder})")
 
     def _is_over(self) -> bool:
@@ -225,11 +230,11 @@ class Training:
         return total, targets
 
     def _divergence(self, update: LoggedUpdate) -> str | None:
-        scale = self.progress.loss_scale
-        if update.skipped and scale is not None:
-            if scale.is_exhausted:
+        tried_at = update.loss_scale
+        if update.skipped and tried_at is not None:
+            if tried_at.is_exhausted:
                 raise RunFailed(
-                    f"step {self.progress.step}: fp16's loss scale is at its minimum of {scale.scale:g} and the "
+                    f"step {self.progress.step}: fp16's loss scale is at its minimum of {tried_at.scale:g} and the "
                     "gradient is still not finite: lower train.learning_rate, or use bf16 or fp32"
                 )
             return None
@@ -311,11 +316,12 @@ class Training:
             self.watchdog.beat()
             return self.stopping.now() is None
 
+        step = self.progress.step
         with self.interval.evaluating():
             look = plan.task.look(self.backend, self.accelerator, plan.micro_batch, most_tokens, go_on)
-        if look is None:
-            return None
-        step = self.progress.step
+            if look is None:
+                return None
+            self._draw_sample()
         self.progress = replace(self.progress, held_out_loss=look.held_out_loss)
         self.looks.append((step, look.held_out_loss))
         if self.accelerator.is_main_process:
@@ -323,6 +329,18 @@ class Training:
         self.accelerator.log(look.figures(), step=step)
         self.display.note(f"step {step}  {look.text()}")
         return look
+
+    def _draw_sample(self) -> None:
+        """Have rank 0 write down what the model makes of the run's prompt; every rank takes part in gathering it."""
+        sampler = self.plan.sampler
+        if sampler is None:
+            return
+        weights = self.whole_weights()
+        if self.accelerator.is_main_process:
+            text = sampler.draw(weights, self.accelerator.device)
+            tokens = self.progress.samples * self.plan.task.sample_tokens
+            write_sample(self.plan.run, LookSample(self.progress.step, tokens, sampler.prompt, text))
+        self.watchdog.beat()
 
     def _save(self, wait: bool) -> None:
         """Have rank 0 write a checkpoint; every rank takes part in gathering it."""
@@ -338,6 +356,7 @@ class Training:
 
     def _wait_for_writer(self) -> None:
         self.writer.wait()
+        self._show_problems()
         self.accelerator.wait_for_everyone()
 
     def _show_problems(self) -> None:

@@ -84,9 +84,17 @@ class RunMetrics:
 
     steps: tuple[StepMetrics, ...]
     held_out: tuple[HeldOutMetrics, ...]
+    """Of pre-training."""
+    validation: tuple[ValidationMetrics, ...]
+    """Of a fine-tuning."""
     events: tuple[EventMetrics, ...]
     unreadable: tuple[int, ...]
     """Numbers of lines that are none of ours, from 1; a last line that is still being written is not among them."""
+
+    @property
+    def looks(self) -> tuple[HeldOutMetrics | ValidationMetrics, ...]:
+        """At data that are not trained on, whichever kind of run it is."""
+        return (*self.held_out, *self.validation)
 
 
 def append_metrics(run: Path, line: StepMetrics | HeldOutMetrics | ValidationMetrics | EventMetrics) -> None:
@@ -118,15 +126,18 @@ def read_metrics(run: Path) -> RunMetrics:
     file = run / METRICS_FILE
     steps: list[StepMetrics] = []
     held_out: list[HeldOutMetrics] = []
+    validation: list[ValidationMetrics] = []
     events: list[EventMetrics] = []
     unreadable: list[int] = []
     if not file.is_file():
-        return RunMetrics((), (), (), ())
+        return RunMetrics((), (), (), (), ())
     with file.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
-                if "held_out_loss" in record:
+                if "scores" in record:
+                    validation.append(_line(ValidationMetrics, record))
+                elif "held_out_loss" in record:
                     held_out.append(_line(HeldOutMetrics, record))
                 elif "event" in record:
                     events.append(_line(EventMetrics, record))
@@ -135,7 +146,7 @@ def read_metrics(run: Path) -> RunMetrics:
             except (ValueError, TypeError, KeyError):
                 if line.endswith("\n"):
                     unreadable.append(number)
-    return RunMetrics(tuple(steps), tuple(held_out), tuple(events), tuple(unreadable))
+    return RunMetrics(tuple(steps), tuple(held_out), tuple(validation), tuple(events), tuple(unreadable))
 
 
 def _line(kind: type[Line], record: dict[str, Any]) -> Line:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from configs.schema import TrainSettings
 from train.checkpoint import Progress
+from train.look_sampler import LookSampler
+from train.loss_scale import LossScaleState
 from train.task import Look, Task
 
 
@@ -29,6 +31,8 @@ class Plan:
     hang_seconds: int
     patience: int = 0
     """Looks at held-out data without a lower loss after which training ends; 0: never before the last step."""
+    sampler: LookSampler | None = None
+    """Draws a sample at each look at held-out text; none: there are no such samples."""
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,5 @@ class LoggedUpdate:
     norm: float
     """Global norm of the gradient before clipping."""
     skipped: bool
+    loss_scale: LossScaleState | None
+    """The fp16 scale that the update was tried at; none in other precisions."""

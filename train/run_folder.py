@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from configs.command_line import settings_as_yaml
-from configs.errors import BadInput
+from configs.errors import BadInput, one_line
 from configs.schema import FinetuneSettings, RunSettings
 from data_prep.build import prepare_tokenizer
 from data_prep.files import write_whole
@@ -138,6 +138,19 @@ def environment() -> dict[str, str | int | None]:
         "ranks": int(os.environ.get("WORLD_SIZE", "1")),
         **versions,
     }
+
+
+def is_finetuning(config: Path) -> bool:
+    """Whether a file of a run's settings is that of a fine-tuning.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{config}: no settings of ours ({one_line(error)}); restore the file") from error
+    return isinstance(settings, dict) and "task" in settings
 
 
 def finished_result(folder: Path) -> RunResult | None:

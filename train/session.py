@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LoggerType, get_available_trackers
 from filelock import FileLock, Timeout
 from rich.console import Console
-from transformers import AutoTokenizer, GPT2Config
+from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
 
 from configs.errors import BadInput, nearest_name_hint
 from configs.schema import DataSettings, RunSettings
@@ -25,6 +25,7 @@ from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.display import TrainingDisplay
 from train.documents import DocumentTokens, check_document_tokens
 from train.kernels import configured
+from train.look_sampler import look_sampler
 from train.loop import Training
 from train.memory import activation_bytes, state_bytes
 from train.micro_batch import largest_micro_batch, trial
@@ -45,6 +46,8 @@ from train.size import accumulation_steps, parameter_count, planned_steps
 from train.task import HeldOutLook, PreTraining
 from train.throughput import flops_per_token, peak_flops
 
+KEEP_NO_WHOLE_MODEL = ("zero3", "fsdp2")
+"""Backends that cut weights over the ranks: what does not fit one device cannot be sampled on one."""
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
     *("special_tokens_map.json", "added_tokens.json", "spiece.model"),
@@ -100,7 +103,8 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     train = settings.train
     require_trackers(train.trackers)
     check_schedule(train)
-    special = special_token_ids(prepared.tokenizer)
+    tokenizer = run_tokenizer(prepared.tokenizer)
+    special = special_token_ids(prepared.tokenizer, tokenizer)
     vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
     samples = open_samples(
         prepared.sources, settings.model.block_size, train.seed, document_tokens(settings.data, special)
@@ -108,6 +112,7 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     for source in samples.sources:
         check_document_tokens(source.stream, special.bos, special.eos)
     model = initial_model(settings, vocab_size, special)
+    sampler = look_sampler(settings.sampling, tokenizer, model.config, vocab_size, special)
     placement = start_ranks(train, settings.parallel, prepared.folder)
     accelerator, precision = placement.accelerator, placement.precision
     require_same_shards(accelerator, prepared)
@@ -127,6 +132,7 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
         flops_per_token=flops_per_token(settings.model, vocab_size),
         peak_flops=peak_flops(accelerator.device, precision),
         hang_seconds=settings.parallel.hang_seconds,
+        sampler=None if placement.backend in KEEP_NO_WHOLE_MODEL else sampler,
     )
     configured(model, train, precision, settings.data.document_mask)
     config = model.config
@@ -160,6 +166,11 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
     )
     if task.held_out is None:
         console.print("no document is held out, so there will be no held-out loss; raise data.held_out for one")
+    if backend in KEEP_NO_WHOLE_MODEL and task.held_out is not None and settings.sampling.every_look:
+        console.print(
+            f"no samples at looks at held-out text: under {backend} no rank holds a whole model to draw them from; the "
+            "finished run has its own"
+        )
     accelerator.init_trackers("malmoi")
     with TrainingDisplay(accelerator.is_main_process) as display:
         training = Training(plan, made.backend, made.placement, display)
@@ -216,13 +227,17 @@ def document_tokens(data: DataSettings, special: SpecialTokenIds) -> DocumentTok
     return "one" if special.bos == special.eos else "two"
 
 
-def special_token_ids(folder: Path) -> SpecialTokenIds:
-    """The special tokens of any tokenizer that `AutoTokenizer` loads; one token may begin and end a text.
+def run_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The run's tokenizer, ours or any that `AutoTokenizer` loads."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def special_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> SpecialTokenIds:
+    """The special tokens of the tokenizer in `folder`; one token may begin and end a text.
 
     Raises:
         BadInput: no token ends a text.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     eos = tokenizer.eos_token_id
     if eos is None:
         raise BadInput(f"{folder}: the tokenizer has no eos_token to end a text; set it in tokenizer_config.json")

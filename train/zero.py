@@ -51,6 +51,9 @@ class ZeroBackend:
         # Otherwise transformers would cut every model that this process loads from now on.
         unset_hf_deepspeed_config()
         self._zero: Any = self._engine.optimizer
+        if self._zero.loss_scaler.dynamic:
+            # Whether an overflow at the smallest scale ends the run is the loop's to say, in one line.
+            self._zero.loss_scaler.raise_error_at_min_scale = False
         self._bare = model
         self.model: nn.Module = self._engine
         # DeepSpeed rounds the masters to half precision on its way.

@@ -29,7 +29,7 @@
     const colour = (name) => css.getPropertyValue(`--${name}`).trim();
     const [text, muted, line, panel] = ["text", "muted", "line", "panel"].map(colour);
     const along = new FormData(document.querySelector(".axis")).get("axis");
-    const { data, layout } = figures.get(chart);
+    const { data, layout, events } = figures.get(chart);
     const traces = data.map((trace) => {
       const own = trace.meta.muted ? muted : colour(`colour-${trace.meta.colour % 6}`);
       const fill = trace.fill ? { fillcolor: own + "33" } : {};
@@ -41,6 +41,11 @@
     });
     const runsAlong = data.some((trace) => trace.meta.x);
     const title = runsAlong ? { text: axisTitles[along] } : (layout.xaxis || {}).title;
+    const fixed = (layout.shapes || []).map((shape) => ({ ...shape, line: { color: muted, width: 1, dash: "dot" } }));
+    const upright = (events || []).map((event) => ({
+      type: "line", x0: event.x[along], x1: event.x[along], yref: "paper", y0: 0, y1: 1, layer: "below", opacity: 0.7,
+      line: { color: "colour" in event ? colour(`colour-${event.colour % 6}`) : muted, width: 1, dash: event.dash },
+    }));
     const small = { color: muted, size: 12 };
     Plotly.react(chart, traces, {
       ...layout,
@@ -51,7 +56,7 @@
       hoverlabel: { bgcolor: panel, bordercolor: line, font: { color: text } },
       xaxis: { ...layout.xaxis, ...axisLook(line, muted), title: { ...title, font: small } },
       yaxis: { ...layout.yaxis, ...axisLook(line, muted), title: { ...layout.yaxis.title, font: small } },
-      shapes: (layout.shapes || []).map((shape) => ({ ...shape, line: { color: muted, width: 1, dash: "dot" } })),
+      shapes: [...fixed, ...upright],
     }, { displayModeBar: false, responsive: true });
   };
 

@@ -11,6 +11,7 @@ from configs.schema import CorpusSettings, RunSettings, SamplingSettings
 from data_prep.corpus import corpus_files, read_documents
 from data_prep.inspection import open_shards
 from data_prep.manifest import read_manifest, shard_folder
+from data_prep.mixture import prepare_sources
 from inference.generate import generate, load_model
 from inference.judge_items import JudgeTest, read_test
 from inference.judge_make import choose_openings, first_that_is_as_long, make_test
@@ -90,6 +91,38 @@ def test_shards_give_held_out_documents_only(
     for opening in openings:
         whole = [text for text in korean_texts if opening.text in text and opening.continuation in text]
         assert whole and not any(text in training for text in whole)
+
+
+def test_the_command_makes_a_test_of_the_held_out_part_of_shards(
+    tiny_settings: RunSettings, options: JudgeMakeOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoTokenizer
+
+    data = replace(tiny_settings.data, cache=None, held_out=0.5)
+    tokenizer = Path(tiny_settings.tokenizer.path or "")
+    [source] = prepare_sources(tiny_settings.corpus, data, tokenizer, tmp_path / "shards")
+    words = ["judge", "make", "--model", *options.model, "--data", str(tmp_path / "shards"), "--texts", "4"]
+    words += ["--control", "2", "--length", "60", "--shortest", "40", "--tries", "8", "--out", str(tmp_path / "test")]
+    assert main(words) == 0, capsys.readouterr().err
+    test = read_test(tmp_path / "test")
+    assert [len(test.of(author)) for author in ("human", "model", "control")] == [4, 4, 2]
+    reader = AutoTokenizer.from_pretrained(tokenizer)
+    manifest = read_manifest(source.folder)
+    texts = {
+        name: [
+            reader.decode(shard.document(number).tolist(), skip_special_tokens=True)
+            for shard in open_shards(source.folder, split)
+            for number in range(len(shard.lengths))
+        ]
+        for name, split in (("train", manifest.train), ("held_out", manifest.held_out))
+    }
+    for item in test.items:
+        number = int(item.place.rsplit(" ", 1)[1])
+        assert item.place == f"{source.folder}: held-out document {number}"
+        assert texts["held_out"][number].lstrip().startswith(item.opening)
+        assert not any(text.lstrip().startswith(item.opening) for text in texts["train"])
+    # Not the first documents alone.
+    assert max(int(item.place.rsplit(" ", 1)[1]) for item in test.items) >= len(texts["held_out"]) // 3
 
 
 def test_the_choice_of_openings_is_fair_and_needs_no_room_for_the_whole_corpus(options: JudgeMakeOptions) -> None:

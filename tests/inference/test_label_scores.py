@@ -1,5 +1,7 @@
 """Scores of labelled examples against cases counted by hand, and intervals that hold the truth as often as they say."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,40 @@ def test_a_correlations_interval_holds_it_and_narrows_with_examples() -> None:
         widths.append([estimate.high - estimate.low for estimate in found])  # type: ignore[operator]
     assert widths[1][0] < widths[0][0] / 2
     assert widths[1][1] < widths[0][1] / 2
+
+
+Z = 1.959964
+"""Of a normal distribution, 95% lies within so many deviations."""
+
+
+def test_the_interval_of_accuracy_is_wilsons() -> None:
+    # Wilson (1927), 60 of 80: (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
+    right, answered = np.zeros(80), np.repeat([0, 1], [60, 20])
+    [accuracy] = label_scores(Labelled("choice", answered, right))
+    middle, half = 0.75 + Z**2 / 160, Z * math.sqrt(0.75 * 0.25 / 80 + Z**2 / 25600)
+    expected = [(middle + sign * half) / (1 + Z**2 / 80) for sign in (-1, 1)]
+    assert [accuracy.low, accuracy.high] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_interval_of_pearson_is_fishers_and_a_bootstrapped_one_is_near_it() -> None:
+    generator = np.random.default_rng(3)
+    right = generator.normal(size=900)
+    answered = right + generator.normal(size=900)
+    pearson, spearman = label_scores(Labelled("number", answered, right))
+    for estimate, exactness in ((pearson, 1e-6), (spearman, 0.02)):
+        # Fisher (1921): atanh(r) is about normal, with deviation 1 / sqrt(n - 3).
+        expected = [math.tanh(math.atanh(estimate.value) + sign * Z / math.sqrt(897)) for sign in (-1, 1)]
+        assert [estimate.low, estimate.high] == pytest.approx(expected, abs=exactness)
+
+
+def test_a_bootstrapped_interval_of_classes_is_as_wide_as_theory_says() -> None:
+    # Of balanced classes with equal errors macro F1 is close to accuracy, whose deviation is sqrt(p (1 - p) / n).
+    right = np.repeat([0, 1], 500)
+    answered = np.where(np.arange(1000) % 5 == 0, 1 - right, right)
+    found = {estimate.name: estimate for estimate in label_scores(Labelled("class", answered, right))}
+    deviation = math.sqrt(0.8 * 0.2 / 1000)
+    for name, scale in (("macro_f1", 1), ("matthews", 2)):
+        low, high = found[name].low, found[name].high
+        assert low is not None and high is not None
+        assert high - low == pytest.approx(2 * Z * deviation * scale, rel=0.1)
+        assert (high + low) / 2 == pytest.approx(found[name].value, abs=0.01)

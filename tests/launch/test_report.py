@@ -19,8 +19,9 @@ from launch.cli import main
 from launch.report import write_report
 from launch.report_curves import MOST_POINTS, thinned
 from tests.launch.browser import find_browser, look
-from train.metrics import HeldOutMetrics, StepMetrics, append_metrics, read_metrics
+from train.metrics import EventMetrics, HeldOutMetrics, StepMetrics, append_metrics, read_metrics
 from train.run_folder import RunResult, prepare_run, write_result
+from train.samples import LookSample, write_sample
 
 HOSTILE = (
     "말모이</script><script>window.attacked = 1</script><b>굵게</b> & <img src='http://203.0.113.7/x.png'> ${title}"
@@ -226,6 +227,62 @@ def test_thinning_keeps_the_ends_and_the_extremes(count: int) -> None:
     if count:
         assert kept[0] == 0 and kept[-1] == count - 1
         assert values[kept].max() == values.max() and values[kept].min() == values.min()
+
+
+def test_restarts_and_rollbacks_are_marked_where_they_happened(tmp_path: Path, corpus_file: Path) -> None:
+    make_run(tmp_path / "run", corpus_file, steps=4)
+    append_metrics(tmp_path / "run", EventMetrics(4, 128, "restart", "going on from step 4 (<b>run</b>)"))
+    for step in (5, 6):
+        append_metrics(tmp_path / "run", step_line(step))
+    append_metrics(tmp_path / "run", EventMetrics(4, 192, "rollback", "step 6: a loss of 9; back to step 4"))
+    write_report((str(tmp_path / "run"),))
+    page = page_of(tmp_path / "run")
+    # 64 tokens a second: 2 seconds, and 3.
+    lines = [
+        {"x": {"tokens": 128.0, "time": pytest.approx(2 / 60, rel=1e-5), "steps": 4.0}, "dash": "dot"},
+        {"x": {"tokens": 192.0, "time": pytest.approx(3 / 60, rel=1e-5), "steps": 4.0}, "dash": "dash"},
+    ]
+    curves = [figure for figure in figures(page) if figure["data"][0]["meta"].get("x")]
+    assert all(figure["events"] == lines for figure in curves) and len(curves) >= 7
+    marks = {trace["name"]: trace for trace in figures(page)[0]["data"] if trace["name"] in ("restart", "rollback")}
+    assert (marks["restart"]["x"], marks["restart"]["y"]) == ([128.0], [2.0])
+    assert marks["restart"]["text"] == ["going on from step 4 (&lt;b>run&lt;/b>)"]
+    assert marks["rollback"]["x"] == [192.0] and marks["rollback"]["marker"]["symbol"] == "triangle-down"
+    text = " ".join(Outline(page).text.split())
+    assert "6 steps, no update skipped, 1 restart, 1 rollback" in text
+    assert "2 restarts and rollbacks" in text and "going on from step 4 (<b>run</b>)" in text
+    assert "b" not in Outline(page).elements
+
+
+def test_samples_of_looks_are_shown_in_order_spread_over_the_run(tmp_path: Path, corpus_file: Path) -> None:
+    settings = make_run(tmp_path / "run", corpus_file)
+    for step in range(1, 31):
+        write_sample(tmp_path / "run", LookSample(step, step * 32, "말모이", f"말모이 <i>{step}</i>."))
+    finish(settings, ["말모이는"])
+    write_report((str(tmp_path / "run"),))
+    outline = Outline(page_of(tmp_path / "run"))
+    shown = [int(number) for number in re.findall(r"말모이 <i>(\d+)</i>\.", outline.text)]
+    assert shown == sorted(shown) and len(shown) == 10 and (shown[0], shown[-1]) == (1, 30)
+    assert "10 of 30; all are in samples.jsonl" in outline.text
+    assert "step 1, 32 tokens" in outline.text
+    assert outline.elements.count("b") == 11 and "i" not in outline.elements
+
+
+def test_the_shares_of_time_are_over_the_whole_run(tmp_path: Path, corpus_file: Path) -> None:
+    make_run(tmp_path / "run", corpus_file, steps=0)
+    # A second of training each: the first interval alone, the second in a whole of two seconds.
+    append_metrics(tmp_path / "run", replace(step_line(2), data_wait=0.5))
+    append_metrics(tmp_path / "run", replace(step_line(4), data_wait=0.0, saving=0.2, evaluating=0.3))
+    write_report((str(tmp_path / "run"),))
+    page = page_of(tmp_path / "run")
+    told = "17% of the whole run waiting for its next batch, 13% for checkpoints, 20% looking"
+    assert told in " ".join(Outline(page).text.split())
+    [shares] = [figure["data"] for figure in figures(page) if figure["data"][0]["name"] == "data"]
+    assert {trace["name"]: trace["y"] for trace in shares} == {
+        "data": [50.0, 0.0],
+        "checkpoints": [0.0, 20.0],
+        "looks": [0.0, 30.0],
+    }
 
 
 def test_runs_stand_side_by_side_with_what_differs(tmp_path: Path, corpus_file: Path) -> None:

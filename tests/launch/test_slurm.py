@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from configs.command_line import settings_as_yaml
 from configs.commands import SlurmOptions
 from configs.errors import BadInput
-from configs.schema import RunSettings
+from configs.schema import FinetuneLoopSettings, FinetuneSettings, RunSettings
 from launch.cli import main
 from launch.slurm_checks import check_request, check_shared_disk, file_system
 from launch.slurm_cluster import GPUS, time_limit_seconds
 from launch.slurm_request import Request, parse_request
 from launch.slurm_script import DATA_TEMPLATE, TRAIN_TEMPLATE, JobTemplate, data_script
+from launch.slurm_status import run_status
 from launch.slurm_sweep import combinations, grid_of
 from tests.launching import malmoi
+from train.finetune_result import FinetuneResult, write_finetuning
+from train.metrics import StepMetrics, ValidationMetrics, append_metrics
 
 SHELLCHECK = str(Path(sys.executable).parent / "shellcheck")
 EVERYTHING = (
@@ -285,3 +288,54 @@ def test_the_settings_that_a_job_reads_are_those_of_the_command_line(tmp_path: P
     assert parse_settings(RunSettings, ["--config", str(file)], "", "") == asked.settings
     assert asked.overrides == ("--train.seed", "7")
     check_request(asked)
+
+
+TUNED = ("--finetune", "--init_from", "m", "--task.train", "a.jsonl", "--train.micro_batch", "8")
+
+
+def test_a_fine_tuning_is_rendered_as_its_own_command(tmp_path: Path) -> None:
+    file = tmp_path / "tuned.yaml"
+    file.write_text("dropout: 0.2\n")
+    words = (*TUNED, "--config", str(file), "--run", str(tmp_path), "--task.fields", "question", "answer")
+    script = rendered(*words, "--gpus_per_node", "4")
+    command = (
+        'command=(python -m launch finetune --config "$settings" --run "$run" --init_from m --task.train a.jsonl '
+        "--train.micro_batch 8 --task.fields question answer)"
+    )
+    assert command in script.splitlines()
+    assert shellcheck(script) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("render", *TUNED, "--grid", "train.seed=1,2"), "--finetune: a fine-tuning has no corpus to prepare"),
+        (("submit", *TUNED, "--data_job"), "--finetune: a fine-tuning has no corpus to prepare"),
+        (("sweep", *TUNED, "--grid", "train.seed=1,2"), "--finetune: a fine-tuning has no corpus to prepare"),
+        (("render", *TUNED, "--corpus.input", "x"), "unknown option '--corpus.input'"),
+        (("render", *TUNED, "--train.micro_batch", "5"), "train.global_batch 32 is no multiple of train.micro_batch 5"),
+    ],
+)
+def test_what_a_fine_tuning_has_not_is_refused(words: tuple[str, ...], said: str) -> None:
+    assert said in refused(*words)
+
+
+def test_the_settings_of_a_fine_tuning_come_back_as_they_were(tmp_path: Path) -> None:
+    from configs.command_line import parse_settings
+    from launch.slurm_submit import write_settings
+
+    asked = parse_request([*TUNED, "--run", str(tmp_path / "run")], "malmoi slurm render", "")
+    file = write_settings(asked.run, asked.settings)
+    assert parse_settings(FinetuneSettings, ["--config", str(file)], "", "") == asked.settings
+    check_request(asked)
+
+
+def test_status_of_a_fine_tuning_tells_step_and_end(tmp_path: Path) -> None:
+    settings = FinetuneSettings(run=str(tmp_path), init_from="m", train=FinetuneLoopSettings(steps=8))
+    (tmp_path / "config.yaml").write_text(settings_as_yaml(settings))
+    append_metrics(tmp_path, StepMetrics(4, 128, 0.5, 1e-3, 0.5, 64.0, 0.4, 0.01, 0.0, 0.0, 512.0, 0, 0, 0.0))
+    append_metrics(tmp_path, ValidationMetrics(4, 128, 0.6, {"accuracy": 0.5}))
+    status = run_status(tmp_path)
+    assert (status.step, status.steps, status.bits_per_byte, status.is_finished) == (4, 8, None, False)
+    write_finetuning(tmp_path, FinetuneResult({}, 8, 8, 64, ("0", "1"), ()))
+    assert run_status(tmp_path).is_finished

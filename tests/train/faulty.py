@@ -9,14 +9,15 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 import torch
 
-import train.micro_batch
 import train.task
 from launch.cli import main
 from train.documents import Batch
-from train.objective import batch_nats, next_token_nats
+from train.model import TrainedGPT2
+from train.objective import batch_nats
 
 
 def faulty_nats(fault: str, rank: int, first_step: int, last_step: int) -> None:
@@ -43,12 +44,14 @@ def faulty_nats(fault: str, rank: int, first_step: int, last_step: int) -> None:
 
 
 def little_memory() -> None:
-    def nats(logits: torch.Tensor, targets: torch.Tensor, vocab_size: int) -> torch.Tensor:
-        if len(targets) > 2:
-            raise torch.OutOfMemoryError
-        return next_token_nats(logits, targets, vocab_size)
+    plain = TrainedGPT2.forward
 
-    train.micro_batch.next_token_nats = nats
+    def forward(model: TrainedGPT2, input_ids: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        if model.training and len(input_ids) > 2:
+            raise torch.OutOfMemoryError
+        return plain(model, input_ids, *rest, **named)
+
+    TrainedGPT2.forward = forward
 
 
 def lift_deepspeeds_device_check() -> None:

@@ -168,6 +168,20 @@ def test_a_full_disk_leaves_the_run_alive_and_the_last_checkpoint_whole(config: 
     assert weights(folder)
 
 
+def test_a_checkpoint_that_the_disk_has_no_room_for_after_the_last_look_is_told(
+    tiny_settings: RunSettings, tmp_path: Path
+) -> None:
+    file, folder = tmp_path / "tiny.yaml", tmp_path / "run"
+    file.write_text(settings_as_yaml(tiny_settings))
+    # Room for one checkpoint; the last look asks for another of the same step, beside the first.
+    with mounted(folder / "checkpoints", "size=1800k"):
+        flags = as_flags(file, run=folder, train__steps=3, train__save_every=0, train__keep_best=1)
+        done = malmoi("train", *flags)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.replace("\n", "").count("step-000003: not saved") == 1
+        assert [entry.name for entry in (folder / "checkpoints").iterdir()] == ["step-000003"]
+
+
 def test_a_read_only_folder_is_named(config: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "read_only", "ro"):
         done = malmoi("train", *as_flags(config, run=tmp_path / "read_only" / "run"))

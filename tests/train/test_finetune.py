@@ -15,12 +15,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train.example_trial
 from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
 from configs.schema import FinetuneSettings, TaskKind
 from tests.launching import ROOT, as_flags, environment, malmoi, metrics, step_losses
-from tests.train.labelled import FILES, rows_of, settings_for
+from tests.train.labelled import FILES, read_examples, rows_of, settings_for
 from train.checkpoint import best_whole_checkpoint
+from train.example_tokens import example_tokenizer
+from train.examples import ExampleBatch
+from train.fine_tuning import joint_nats
 from train.finetune import finetune
 from train.finetune_result import FinetuneResult, finished_finetuning
 
@@ -229,7 +233,6 @@ def test_a_damaged_best_checkpoint_is_passed_over(undisturbed: Path, tmp_path: P
         ({"task": {"language_model_weight": -1.0}}, "language_model_weight -1.0: choose 0 or more"),
         ({"train": {"save_every": 3}}, "train.save_every 3 does not divide train.evaluate_every 4"),
         ({"train": {"keep_best": 0}}, "train.keep_best 0 would delete"),
-        ({"train": {"micro_batch": "auto"}}, "give fine-tuning a number"),
         ({"train": {"micro_batch": 3}}, "train.global_batch 8 is no multiple of train.micro_batch 3"),
     ],
 )
@@ -244,6 +247,52 @@ def test_settings_that_do_not_go_together_are_named(
         finetune(replace(settings, run=str(tmp_path / "run"), **changed))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_dry_run_tells_what_it_would_take_and_leaves_nothing(config: Path, tmp_path: Path) -> None:
+    done = malmoi("finetune", *as_flags(config, run=tmp_path / "run"), "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert "12 of 8 examples (4 examples x 1 ranks x 2 accumulated)" in done.stdout
+    assert "examples      96, 1.50 epochs of 64" in done.stdout
+    for told in ("parameters    ", "zero3", "for 4 checkpoints of", "s seen)", "memory seen"):
+        assert told in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_largest_micro_batch_is_tried_on_the_longest_examples_and_the_run_is_the_same(
+    settings: FinetuneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def little_memory(model: Any, batch: ExampleBatch, *rest: Any) -> torch.Tensor:
+        shapes.append(batch.ids.shape)
+        if len(batch.answers) > 2:
+            raise torch.OutOfMemoryError
+        return joint_nats(model, batch, *rest)
+
+    monkeypatch.setattr(train.example_trial, "joint_nats", little_memory)
+    runs = {}
+    for size in (2, "auto"):
+        loop = replace(settings.train, micro_batch=size, steps=5)
+        runs[size] = tmp_path / str(size)
+        assert finetune(replace(settings, run=str(runs[size]), dropout=0.0, train=loop)) == 0
+    assert "(2 examples x 1 ranks x 4 accumulated)" in capfd.readouterr().err.replace("\n", " ")
+    tokenizer = example_tokenizer(Path(settings.init_from), 32)
+    longest = max(map(len, read_examples(settings.task.train, settings.task, tokenizer).ids))
+    assert shapes == [(8, longest), (4, longest), (2, longest)]
+    assert step_losses(runs["auto"]) == step_losses(runs[2])
+
+
+def test_the_commonest_answer_of_training_stands_beside_the_scores(model: Path, tmp_path: Path) -> None:
+    asked = settings_for("classification", model, tmp_path, steps=1, evaluate_every=1)
+    rows = [{"text": f"글 {number}", "label": int(number < 3)} for number in range(8)]
+    Path(asked.task.train).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = replace(asked, task=replace(asked.task, validation=None, test=asked.task.train))
+    assert finetune(asked) == 0
+    [part] = result_of(asked).files
+    constant = {score.name: score.value for score in part.most_frequent}
+    # Always class 0: right for 5 of 8; F1 of it 2 x 5 / (2 x 5 + 3), and 0 of the other.
+    assert constant == {"accuracy": 5 / 8, "macro_f1": pytest.approx(10 / 13 / 2), "matthews": 0.0}
 
 
 def test_a_model_of_another_architecture_is_one_line_and_exit_code_2(config: Path, model: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from configs.errors import BadInput
 from configs.schema import RunSettings
 from tests.launching import as_flags, environment, malmoi, metrics, step_losses, two_ranks
 from train.run import run
+from train.samples import SAMPLES_FILE, read_samples
 from train.size import accumulation_steps
 
 
@@ -89,6 +90,7 @@ def test_two_ranks_log_the_losses_of_one(config: Path, undisturbed: Path, tmp_pa
                 assert abs(ours[name] - theirs[name]) < 5e-6
         if "grad_norm" in ours:
             assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+    assert [sample.step for sample in read_samples(tmp_path / "run")] == [10, 20]
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(config: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -103,6 +105,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(config: Path, undisturbed: Path
     assert done.returncode == 0, done.stderr
     assert "going on from step" in done.stderr
     assert step_losses(folder) == step_losses(undisturbed)
+    assert (folder / SAMPLES_FILE).read_bytes() == (undisturbed / SAMPLES_FILE).read_bytes()
     expected = weights(undisturbed)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
 

@@ -73,13 +73,24 @@ def test_an_overflow_skips_one_step_halves_the_scale_and_keeps_the_rate(
     assert state["progress"]["loss_scale"] == {"scale": INITIAL_SCALE / 2, "good_updates": 4}
 
 
-def test_at_its_minimum_the_run_stops_with_a_diagnosis(config: Path, tmp_path: Path) -> None:
-    done = faulty("nan", "1-100", *as_flags(config, run=tmp_path / "run", train__steps=30))
+@pytest.mark.parametrize("backend", ["single", "zero1"])
+def test_after_an_overflow_at_the_minimum_the_run_stops_with_a_diagnosis(
+    config: Path, tmp_path: Path, backend: str
+) -> None:
+    flags = as_flags(config, run=tmp_path / "run", train__steps=30, parallel__backend=backend)
+    done = faulty("nan", "1-100", *flags)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "malmoi train: step 16: fp16's loss scale is at its minimum of 1 and the gradient is still not finite: "
+        "malmoi train: step 17: fp16's loss scale is at its minimum of 1 and the gradient is still not finite: "
         "lower train.learning_rate, or use bf16 or fp32"
     )
+
+
+def test_a_scale_that_fell_to_its_minimum_is_tried_before_the_run_is_given_up(config: Path, tmp_path: Path) -> None:
+    done = faulty("nan", "1-16", *as_flags(config, run=tmp_path / "run", train__steps=18))
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in metrics(tmp_path / "run") if "loss" in line]
+    assert [line["skipped_steps"] for line in lines[14:]] == [15, 16, 16, 16]
 
 
 def test_the_scale_does_not_fall_below_its_minimum() -> None:

@@ -22,7 +22,7 @@ from train.blocks import open_samples
 from train.model import SpecialTokenIds, TrainedGPT2, continued_model, new_model
 from train.objective import batch_nats
 from train.run import run
-from train.session import special_token_ids
+from train.session import run_tokenizer, special_token_ids
 
 CPU = torch.device("cpu")
 VOCABULARY = 600
@@ -271,7 +271,7 @@ def test_a_tokenizer_whose_configuration_names_another_end_of_text_is_refused(
 def test_their_one_token_for_both_ends_sets_documents_apart(
     beginning: Callable[..., RunSettings], theirs: Path
 ) -> None:
-    special = special_token_ids(theirs)
+    special = special_token_ids(theirs, run_tokenizer(theirs))
     assert special.bos == special.eos
     settings = beginning()
     assert run(replace(settings, data=replace(settings.data, document_mask=True))) == 0

@@ -1,0 +1,112 @@
+"""A sample of a model that is being trained, by the code that draws the samples of a finished run."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+
+from configs.errors import BadInput
+from configs.schema import RunSamplingSettings
+from inference.generate import LoadedModel, generate
+from train.model import EMBEDDING, OUTPUT_MATRIX, SpecialTokenIds
+
+
+@dataclass(frozen=True)
+class LookSampler:
+    """Draws one sample of a prompt, the same for the same weights, and leaves no trace in the training."""
+
+    tokenizer: Any
+    config: GPT2Config
+    """Of the model that is trained, its vocabulary padded."""
+    vocab_size: int
+    special: SpecialTokenIds
+    settings: RunSamplingSettings
+    """Of one sample, which fits the context."""
+
+    @property
+    def prompt(self) -> str:
+        """What the sample begins with."""
+        return self.settings.prompt
+
+    def draw(self, weights: dict[str, Tensor], device: torch.device) -> str:
+        """The prompt and what the model makes of it.
+
+        Args:
+            weights: a `GPT2LMHeadModel`'s parameters by name, whole, the vocabulary padded.
+        """
+        loaded = LoadedModel(self._model(weights).to(device).eval(), self.tokenizer)
+        with undisturbed_random_state(device):
+            [drawn] = generate(loaded, [self.settings.prompt], self.settings)
+        return drawn.samples[0]
+
+    def _model(self, weights: dict[str, Tensor]) -> GPT2LMHeadModel:
+        """The model in fp32 without its padding rows; on a CPU it shares the memory of `weights`."""
+        plain = {**self.config.to_diff_dict(), "vocab_size": self.vocab_size, "use_cache": True}
+        with torch.device("meta"):
+            model = GPT2LMHeadModel(GPT2Config(**plain))
+        tensors = {name: tensor.detach().float() for name, tensor in weights.items()}
+        tensors[EMBEDDING] = tensors[OUTPUT_MATRIX] = tensors[EMBEDDING][: self.vocab_size]
+        model.load_state_dict(tensors, assign=True)
+        model.tie_weights()
+        special = self.special
+        never = [token for token in (special.pad, special.unk) if token not in (None, special.bos, special.eos)]
+        model.generation_config = GenerationConfig(
+            bos_token_id=special.bos,
+            eos_token_id=special.eos,
+            pad_token_id=special.eos if special.pad is None else special.pad,
+            suppress_tokens=never or None,
+        )
+        return model
+
+
+def look_sampler(
+    settings: RunSamplingSettings, tokenizer: Any, config: GPT2Config, vocab_size: int, special: SpecialTokenIds
+) -> LookSampler | None:
+    """What draws the samples of a run's looks; none where it is to draw none.
+
+    Raises:
+        BadInput: the samples of the finished run would not fit the context, or there is no prompt.
+    """
+    length = len(tokenizer(settings.prompt.removeprefix(tokenizer.bos_token or ""))["input_ids"])
+    if length == 0:
+        raise BadInput("sampling.prompt is empty and this tokenizer puts no token before it; give some text")
+    room = config.n_positions - length
+    asked = settings.max_new_tokens
+    if settings.max_length is not None:
+        asked = settings.max_length - length
+    if not 1 <= asked <= room:
+        shown = "max_new_tokens" if settings.max_length is None else "max_length"
+        raise BadInput(
+            f"sampling.{shown} {getattr(settings, shown)}: a prompt of {length} tokens and {asked} "
+            f"new ones do not fit model.block_size {config.n_positions}; change it, or the prompt"
+        )
+    if settings.every_look < 0:
+        raise BadInput(f"sampling.every_look {settings.every_look}: choose 0 or more tokens")
+    if settings.every_look == 0:
+        return None
+    one = replace(
+        settings,
+        num_return_sequences=1,
+        max_new_tokens=min(settings.every_look, room),
+        max_length=None,
+        min_new_tokens=min(settings.min_new_tokens, settings.every_look, room),
+    )
+    return LookSampler(tokenizer, config, vocab_size, special, one)
+
+
+@contextmanager
+def undisturbed_random_state(device: torch.device) -> Iterator[None]:
+    """Put every generator that `transformers.set_seed` seeds back to where it stood."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
