@@ -46,7 +46,7 @@ from train.blocks import open_held_out, open_samples
 from train.kernels import configured
 from train.model import TrainedGPT2, new_model
 from train.objective import batch_nats, next_token_nats
-from train.optim import learning_rate, new_optimizer
+from train.optim import learning_rate, new_optimizer, set_learning_rate
 from train.parameter_tensors import clip_and_step
 from train.run_folder import PreparedRun, prepare_run
 from train.session import document_tokens, special_token_ids
@@ -84,8 +84,8 @@ class Recipe:
     dropout: float = 0.0
     document_mask: bool = False
     hf_trainer: bool = False
-    embedding_rate: float = 1.0
-    """Factor of the learning rate of embeddings."""
+    embedding_rate: float | None = None
+    """Learning rate of embeddings in rates of the matrices; none: as `train.optim` has it."""
     embedding_std: float = 0.02
     zero_output_projections: bool = False
     z_loss: float = 0.0
@@ -124,7 +124,7 @@ ABLATIONS = (
     changed("AdamW at 1e-2", train={"optimizer": "adamw"}),
     changed("AdamW at 4e-3", train={"optimizer": "adamw", "learning_rate": 4e-3}),
     changed("query, key, value apart", split_attention=True),
-    changed("embeddings at 3 times the rate", embedding_rate=3.0),
+    changed("embeddings at the matrices' rate", embedding_rate=1.0),
     changed("embeddings at 10 times the rate", embedding_rate=10.0),
     changed("output projections zero at first", zero_output_projections=True),
     changed("documents apart", document_mask=True),
@@ -245,8 +245,10 @@ def train_plainly(
     torch.manual_seed(seed)
     for number, batch in enumerate(batches):
         rate = learning_rate(number, len(batches), settings)
+        set_learning_rate(optimizer, rate)
         for group in optimizer.param_groups:
-            group["lr"] = rate * (recipe.embedding_rate if group["params"][0] in embeddings else 1.0)
+            if recipe.embedding_rate is not None and embeddings.issuperset(group["params"]):
+                group["lr"] = rate * recipe.embedding_rate
         short = sample * BLOCK < recipe.short_blocks_until * tokens
         micro = min(MICRO_BATCH, batch)
         for _ in range(batch // micro):

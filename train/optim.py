@@ -12,19 +12,31 @@ from configs.schema import TrainSettings
 from train.muon import Muon
 
 MUON_MOMENTUM = 0.95
+EMBEDDINGS = ("transformer.wte.weight", "transformer.wpe.weight")
+EMBEDDING_RATE = 3.0
+"""Learning rate of the embeddings beside Muon, in rates of its matrices: what benchmarks/learning.py found best."""
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for the matrices of the transformer's blocks, AdamW for embeddings, biases and norms.
 
-    One learning rate serves both, and both keep their state in this optimiser's `state`.
+    One learning rate serves both, the embeddings' a multiple of it, and both keep their state in this optimiser's
+    `state`.
     """
 
     def __init__(
-        self, matrices: Sequence[Tensor], rest: Sequence[Tensor], settings: TrainSettings, fused: bool
+        self,
+        matrices: Sequence[Tensor],
+        embeddings: Sequence[Tensor],
+        rest: Sequence[Tensor],
+        settings: TrainSettings,
+        fused: bool,
     ) -> None:
         self.muon = Muon(matrices, settings.learning_rate, settings.weight_decay, MUON_MOMENTUM)
         self.adamw = _adamw(rest, settings, fused)
+        self.adamw.add_param_group(
+            {"params": embeddings, "weight_decay": settings.weight_decay, "rate_factor": EMBEDDING_RATE}
+        )
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
         # One list of groups and one state: what Accelerate, the loss scaler and a checkpoint see is what steps.
         self.muon.param_groups = self.param_groups[: len(self.muon.param_groups)]
@@ -55,14 +67,16 @@ def new_optimizer(model: torch.nn.Module, settings: TrainSettings, device: torch
     if settings.optimizer == "adamw":
         return _adamw([parameter for _, parameter in named], settings, fused)
     matrices = [parameter for name, parameter in named if ".h." in name and parameter.dim() == 2]
-    rest = [parameter for name, parameter in named if not (".h." in name and parameter.dim() == 2)]
-    return MuonWithAdamW(matrices, rest, settings, fused)
+    embeddings = [parameter for name, parameter in named if name in EMBEDDINGS]
+    apart = {*matrices, *embeddings}
+    rest = [parameter for _, parameter in named if parameter not in apart]
+    return MuonWithAdamW(matrices, embeddings, rest, settings, fused)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of all groups."""
+    """Set the rate of all groups, of some a multiple of it."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate_factor", 1.0)
 
 
 def check_schedule(settings: TrainSettings) -> None:

@@ -12,7 +12,7 @@ from configs.errors import BadInput
 from configs.schema import ModelSettings, Schedule, TrainSettings
 from train.model import SpecialTokenIds, new_model
 from train.muon import Muon
-from train.optim import MuonWithAdamW, check_schedule, learning_rate, new_optimizer
+from train.optim import MuonWithAdamW, check_schedule, learning_rate, new_optimizer, set_learning_rate
 
 SETTINGS = TrainSettings(learning_rate=1.0, warmup_steps=10, final_learning_rate=0.1)
 
@@ -125,7 +125,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
     assert not by_muon & by_adamw
 
 
-def test_muon_and_adamw_step_as_they_do_apart() -> None:
+def test_muon_and_adamw_step_as_they_do_apart_the_embeddings_at_three_times_the_rate() -> None:
     shape, special = ModelSettings(n_layer=1, n_head=1, n_embd=8, block_size=4), SpecialTokenIds(0, 1, 2, 3)
     settings = TrainSettings(optimizer="muon", learning_rate=0.02)
     together, apart = new_model(shape, 10, special, 0), new_model(shape, 10, special, 0)
@@ -135,7 +135,7 @@ def test_muon_and_adamw_step_as_they_do_apart() -> None:
     muon = Muon(matrices, lr=0.02, weight_decay=0.1, momentum=0.95)
     adamw = torch.optim.AdamW(
         [
-            {"params": [p for p in others if p.dim() > 1], "weight_decay": 0.1},
+            {"params": [p for p in others if p.dim() > 1], "weight_decay": 0.1, "lr": 3 * 0.02},
             {"params": [p for p in others if p.dim() == 1], "weight_decay": 0.0},
         ],
         lr=0.02,
@@ -143,12 +143,13 @@ def test_muon_and_adamw_step_as_they_do_apart() -> None:
         fused=True,
     )
     ids = torch.randint(0, 10, (2, 4))
-    for _ in range(3):
+    for update in range(3):
         for model in (together, apart):
             model(input_ids=ids, labels=ids).loss.backward()
+        set_learning_rate(ours, 0.02 * 0.9**update)
+        for number, group in enumerate((*muon.param_groups, *adamw.param_groups)):
+            group["lr"] = (1, 3, 1)[number] * (0.02 * 0.9**update)
         for optimizer in (ours, muon, adamw):
-            for group in optimizer.param_groups:
-                group["lr"] *= 0.9
             optimizer.step()
             optimizer.zero_grad()
     for one, other in zip(together.parameters(), apart.parameters(), strict=True):
