@@ -1,0 +1,116 @@
+"""Tokens a second of Malmoi's loop against HF's Trainer and a plain loop in nanoGPT's manner.
+
+    python benchmarks/training.py [--shape 14M|124M] [--device cuda --precision bf16] [--steps 10] [--quick]
+
+Each side is a process that has loaded the same model and takes some steps when it is its turn; within a round all
+sides take turns, and each round begins with another, so that the machine's drift meets all. `+compile` is
+`torch.compile`: of the blocks for Malmoi, of the model for the others. The first turn warms up and is not counted.
+Prints medians, and the ratios of each round with their spread. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from sides.data import add_shape_options, asked_shape, prepared, set_threads
+from sides.turns import Side
+
+SIDES = {"malmoi": "malmoi.py", "trainer": "hf_trainer.py", "plain": "plain.py"}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one side: tokens a second, and what Malmoi's are of them, with and without its `train.compile`."""
+
+    side: str
+    tokens_a_second: float
+    malmoi: tuple[float, float, float]
+    """Median, smallest and largest ratio over the rounds."""
+    malmoi_compiled: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a run of this script saw."""
+
+    shape: dict[str, int]
+    device: str
+    precision: str
+    threads: int
+    rounds: int
+    speeds: list[Speed]
+
+
+def ratios(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """Of seconds: how many times as fast we are."""
+    seen = [its / mine for mine, its in zip(ours, theirs, strict=True)]
+    return round(statistics.median(seen), 3), round(min(seen), 3), round(max(seen), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_shape_options(parser, "14M")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--threads", type=int, help="of every side; none: one a core")
+    parser.add_argument("--steps", type=int, default=10, help="a turn")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--no_compile", action="store_true", help="leave out what is compiled")
+    options = parser.parse_args()
+    steps, rounds = (2, 2) if options.quick else (options.steps, options.rounds)
+    shape, threads = asked_shape(options), set_threads(options.threads)
+    compiled = (False,) if options.no_compile or options.quick else (False, True)
+    seconds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        work = prepared(Path(name), shape, options.device, options.precision)
+        sides = {}
+        for is_compiled in compiled:
+            for side, script in SIDES.items():
+                label = f"{side}{'+compile' if is_compiled else ''}"
+                made = Side(script, replace(work, compile=is_compiled), Path(name) / f"{label}.log")
+                sides[label] = stack.enter_context(made)
+                sides[label].steps(steps)
+                seconds[label] = []
+        for number in range(rounds):
+            labels = [*sides][number % len(sides) :] + [*sides][: number % len(sides)]
+            for label in labels:
+                seconds[label].append(sides[label].steps(steps).seconds)
+    tokens = steps * shape.batch * shape.block
+    figures = Figures(
+        asdict(shape),
+        options.device,
+        options.precision,
+        threads,
+        rounds,
+        [
+            Speed(
+                label,
+                round(tokens / statistics.median(taken), 1),
+                ratios(seconds["malmoi"], taken),
+                ratios(seconds["malmoi+compile"], taken) if "malmoi+compile" in seconds else None,
+            )
+            for label, taken in seconds.items()
+        ],
+    )
+    for speed in figures.speeds:
+        shown = " to ".join(f"{ratio:.2f}" for ratio in speed.malmoi[1:])
+        line = (
+            f"{speed.side:16} {speed.tokens_a_second:10,.0f} tokens/s   malmoi is {speed.malmoi[0]:.2f} times ({shown})"
+        )
+        if speed.malmoi_compiled is not None:
+            shown = " to ".join(f"{ratio:.2f}" for ratio in speed.malmoi_compiled[1:])
+            line += f", compiled {speed.malmoi_compiled[0]:.2f} times ({shown})"
+        print(line)
+    print(json.dumps(asdict(figures)))
+
+
+if __name__ == "__main__":
+    main()
