@@ -363,7 +363,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(words)
     if options.quick:
         options.rounds, options.steps, options.batch = 2, 2, 4
-        options.measured_layers, options.measured_width, options.measured_vocab_size = 2, 128, 2000
+        options.measured_layers, options.measured_width, options.measured_vocab_size = 2, 128, 4000
     return options
 
 
