@@ -148,7 +148,8 @@ def main() -> None:
                 f"{'sampling' if sampling else 'greedy':9s} default {result.default_seconds:.2f} s, static cache "
                 f"{result.static_seconds:.2f} s, malmoi {result.malmoi_seconds:.2f} s: {result.ratio:.2f} times the "
                 f"best of theirs ({result.lowest:.2f} to {result.highest:.2f}); "
-                f"{result.rows_that_differ} of {options.prompts} rows differ"
+                f"{result.rows_that_differ} of {options.prompts} rows differ",
+                flush=True,
             )
     sizes = {"prompts": options.prompts, "new_tokens": options.new_tokens, "threads": torch.get_num_threads()}
     print(json.dumps({**sizes, "ways": [asdict(result) for result in figures]}))
