@@ -49,7 +49,7 @@ from train.objective import batch_nats, next_token_nats
 from train.optim import learning_rate, new_optimizer, set_learning_rate
 from train.parameter_tensors import clip_and_step
 from train.run_folder import PreparedRun, prepare_run
-from train.session import document_tokens, special_token_ids
+from train.session import document_tokens, run_tokenizer, special_token_ids
 
 BLOCK = 128
 MICRO_BATCH = 8
@@ -213,7 +213,7 @@ class Bench:
 
 def trained(recipe: Recipe, size: Size, seed: int, tokens: int, prepared: PreparedRun) -> tuple[float, int]:
     """Held-out bits per byte of `recipe` after `tokens`, and its updates."""
-    special = special_token_ids(prepared.tokenizer)
+    special = special_token_ids(prepared.tokenizer, run_tokenizer(prepared.tokenizer))
     vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
     shape = ModelSettings(size.layers, size.heads, size.width, BLOCK, recipe.dropout)
     model = configured(
