@@ -17,7 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- tables: benchmarks/learning_tables.py -->", "<!-- end of tables -->"
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.page_tables import write_tables
+
+SCRIPT = "learning_tables.py"
 OURS = "malmoi"
 SWEEP = ", sweep of rates"
 
@@ -144,19 +148,6 @@ def tables(runs: Sequence[Finished]) -> str:
     return "\n".join(lines)
 
 
-def with_tables(page: str, made: str) -> str:
-    """`page` with `made` between its markers.
-
-    Raises:
-        ValueError: it lacks one of them.
-    """
-    before, found, rest = page.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not found or not closed:
-        raise ValueError(f"no line '{BEGIN}' followed by '{END}'")
-    return f"{before}{BEGIN}\n\n{made}\n\n{END}{after}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "benchmarks" / "results" / "learning.jsonl")
@@ -167,7 +158,7 @@ def main() -> None:
     made = tables(read_runs(options.runs))
     print(made)
     if options.write is not None:
-        options.write.write_text(with_tables(options.write.read_text(encoding="utf-8"), made), encoding="utf-8")
+        write_tables(options.write, SCRIPT, made)
 
 
 if __name__ == "__main__":

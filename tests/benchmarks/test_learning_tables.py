@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.learning_tables import BEGIN, END, Finished, groups_of, read_runs, tables, verdict, with_tables
+from benchmarks.learning_tables import Finished, groups_of, read_runs, tables, verdict
 
 
 def run(recipe: str, seed: int, bits: float, tokens: int = 300, rate: float = 0.01) -> Finished:
@@ -56,12 +56,3 @@ def test_of_two_lines_of_one_run_the_later_counts(tmp_path: Path) -> None:
     lines = [{**vars(run("malmoi", 1, bits))} for bits in (3.0, 2.0)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [made.bits_per_byte for made in read_runs(file)] == [2.0]
-
-
-def test_only_what_stands_between_the_markers_is_replaced() -> None:
-    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    once = with_tables(page, "new")
-    assert once == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
-    assert with_tables(once, "new") == once
-    with pytest.raises(ValueError, match="no line"):
-        with_tables("a page without them", "new")

@@ -1,0 +1,180 @@
+"""Every benchmark of the project, one after another, and what they say as one JSON file and as tables.
+
+    python benchmarks/run_all.py [--quick | --full] [--only training memory ...] [--out runs/benchmarks] [--write PAGE]
+
+Each runs as a process of its own; the last line of its output is one JSON object. OUT/results.json holds them with the
+command, the seconds, the machine, the versions and the commit; what was measured before and is not run now stays.
+--write replaces the tables of docs/performance.md by them. --quick shows that all of them run, in minutes, and measures
+nothing worth having. Nothing else should run on the machine meanwhile.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.page_tables import write_tables
+from train.run_folder import environment
+
+SCRIPT = "run_all.py"
+DEMO_TEXT = [str(file) for file in sorted((ROOT / "data_prep" / "demo_text").glob("*.jsonl.gz"))]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A script beside this one, and its options."""
+
+    quick: tuple[str, ...]
+    full: tuple[str, ...] = ()
+
+
+BENCHMARKS = {
+    "prepare": Benchmark(
+        ("--corpus", *DEMO_TEXT, "--megabytes", "1"), ("--corpus", *DEMO_TEXT, "--rounds", "3", "--repeat", "200")
+    ),
+    "training": Benchmark(("--quick",)),
+    "memory": Benchmark(("--quick",)),
+    "overhead": Benchmark(("--layers", "1", "--width", "64", "--steps", "2", "--rounds", "2")),
+    "checkpoint": Benchmark(("--layers", "1", "--width", "64", "--vocab", "2000", "--rounds", "1")),
+    "resume": Benchmark(("--steps", "0", "10", "--most", "10", "--rounds", "1")),
+    "scaling": Benchmark(("--quick",)),
+    "generation": Benchmark(("--quick",)),
+    "learning": Benchmark(("--quick",)),
+}
+ELSEWHERE = {
+    "finetune": "needs a pre-trained model; its figures stand in docs/results.md",
+    "encode": "needs a tokenizer; prepare times the same kernel in its place",
+    "backends": "arithmetic, for docs/launch.md",
+    "scaling_model": "the functions of scaling",
+    "page_tables": "writes tables",
+    "results_tables": "writes tables",
+    "learning_tables": "writes tables",
+    "run_all": "this one",
+}
+"""Scripts that are not run, and why."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a benchmark said."""
+
+    command: str
+    commit: str
+    seconds: float
+    environment: dict[str, str | int | None]
+    figures: dict[str, Any]
+
+
+def processor() -> str:
+    """The processor's name, where the kernel tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        return "unknown"
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
+
+
+def commit() -> str:
+    told = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return told.stdout.strip() or "unknown"
+
+
+def measured(name: str, options: tuple[str, ...]) -> Measured:
+    """Run a benchmark, its output shown as it comes.
+
+    Raises:
+        SystemExit: it failed, or its last line is no JSON object.
+    """
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *options]
+    began = time.perf_counter()
+    lines = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if process.returncode or not lines:
+        sys.exit(f"{name}: ended with {process.returncode}")
+    shown = " ".join(["python", f"benchmarks/{name}.py", *(option.removeprefix(f"{ROOT}/") for option in options)])
+    machine = {**environment(), "processor": processor(), "threads": os.environ.get("OMP_NUM_THREADS")}
+    return Measured(shown, commit(), round(time.perf_counter() - began, 1), machine, json.loads(lines[-1]))
+
+
+def rows(figures: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Each number with the path to it; a list's members are called by their text fields, else by number."""
+    if isinstance(figures, dict):
+        for key, value in figures.items():
+            yield from rows(value, f"{name}, {key}" if name else str(key))
+    elif isinstance(figures, list) and all(isinstance(each, int | float) for each in figures):
+        yield name, " / ".join(shown(each) for each in figures)
+    elif isinstance(figures, list):
+        for number, each in enumerate(figures):
+            texts = [str(value) for value in each.values() if isinstance(value, str)] if isinstance(each, dict) else []
+            inside = {k: v for k, v in each.items() if not isinstance(v, str)} if isinstance(each, dict) else each
+            yield from rows(inside, f"{name}, {' '.join(texts) or number}" if name else " ".join(texts))
+    elif figures is not None:
+        yield name, shown(figures)
+
+
+def shown(figure: object) -> str:
+    if isinstance(figure, bool) or not isinstance(figure, int | float):
+        return str(figure)
+    if isinstance(figure, int) or abs(figure) >= 1000:
+        return f"{figure:,.0f}"
+    return f"{figure:.4g}"
+
+
+def tables(results: dict[str, Measured]) -> str:
+    """One a benchmark, under its command, machine and commit."""
+    lines = []
+    for name, result in results.items():
+        machine = result.environment
+        lines += [
+            f"### {name}",
+            "",
+            f"`{result.command}`: {result.seconds:,.0f} s at {result.commit} on {machine['processor']},",
+        ]
+        lines += [f"{machine['cores']} cores, torch {machine['torch']}.", "", "| figure | value |", "| --- | --- |"]
+        lines += [f"| {figure} | {value} |" for figure, value in rows(result.figures)]
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true")
+    size.add_argument("--full", action="store_true", help="the default")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks")
+    parser.add_argument("--write", type=Path, help="page whose tables are replaced")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / ("quick.json" if options.quick else "results.json")
+    results = {}
+    if file.is_file():
+        results = {name: Measured(**plain) for name, plain in json.loads(file.read_text()).items()}
+    for name in options.only:
+        benchmark = BENCHMARKS[name]
+        print(f"== {name}", flush=True)
+        results[name] = measured(name, benchmark.quick if options.quick else benchmark.full)
+        plain = {each: asdict(result) for each, result in results.items()}
+        file.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if options.write is not None:
+        write_tables(options.write, SCRIPT, tables(results))
+    print(f"{file}")
+
+
+if __name__ == "__main__":
+    main()
