@@ -67,7 +67,8 @@ class Training:
         self.stopping = StopAgreement(stop, self.accelerator)
         self.display.start(self.progress.step, plan.steps)
         self.interval = Interval()
-        stopped_by: str | None = None
+        # A signal may have come before the look at this step was taken, or in its midst.
+        stopped_by = self._look_if_due()
         while not self._is_over() and stopped_by is None:
             with traced(plan.run, self.progress.step + 1, settings.profile, self.accelerator.process_index):
                 update = self.update()
@@ -80,9 +81,7 @@ class Training:
                 continue
             if last or step % settings.log_every == 0:
                 self._log(update)
-            stopped_by = heard
-            if not last and stopped_by is None and _is_due(step, settings.evaluate_every):
-                self._evaluate(settings.evaluate_tokens)
+            stopped_by = heard or self._look_if_due()
             ends = self._is_over() or stopped_by is not None
             if ends or _is_due(step, settings.save_every):
                 self._save(wait=ends)
@@ -341,6 +340,18 @@ class Training:
             tokens = self.progress.samples * self.plan.task.sample_tokens
             write_sample(self.plan.run, LookSample(self.progress.step, tokens, sampler.prompt, text))
         self.watchdog.beat()
+
+    def _look_if_due(self) -> str | None:
+        """Take the look that this step asks for, if it was not taken before; the signal that broke it off, if one did.
+
+        The last step's is another: it comes after the loop, at all of the held-out part.
+        """
+        step = self.progress.step
+        is_due = 0 < step < self.plan.steps and _is_due(step, self.plan.train.evaluate_every)
+        if not is_due or step in [taken_at for taken_at, _ in self.looks]:
+            return None
+        look = self._evaluate(self.plan.train.evaluate_tokens)
+        return self.stopping.now() if look is None else None
 
     def _save(self, wait: bool) -> None:
         """Have rank 0 write a checkpoint; every rank takes part in gathering it."""

@@ -8,15 +8,18 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
+import train.task
 from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
 from configs.schema import RunSettings
+from inference.score import Score
 from tests.launching import as_flags, environment, malmoi, metrics, step_losses, two_ranks
 from train.run import run
 from train.samples import SAMPLES_FILE, read_samples
@@ -123,6 +126,27 @@ def _train_until(flags: list[str], folder: Path, step: int, number: signal.Signa
             break
         time.sleep(0.005)
     return process.wait(timeout=60)
+
+
+def test_a_look_that_a_stop_broke_off_is_taken_when_the_run_goes_on(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train.task.held_out_score
+
+    def stopped_within(*arguments: Any) -> Score | None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments)
+
+    settings = replace(tiny_settings, run=str(tmp_path / "run"))
+    monkeypatch.setattr(train.task, "held_out_score", stopped_within)
+    assert run(settings) == 75
+    assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000010"]
+    monkeypatch.undo()
+    assert run(settings) == 0
+    ours, theirs = (
+        [line for line in metrics(each) if "held_out_loss" in line] for each in (tmp_path / "run", finished_run)
+    )
+    assert ours == theirs
 
 
 def test_a_changed_corpus_is_not_taken_for_the_old_one(
