@@ -30,6 +30,7 @@ def demo_texts(name: str, count: int) -> list[str]:
         return [json.loads(line)["text"] for _, line in zip(range(count), file, strict=False)]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under xdist a module's tests stay in one process, for what they share, and those of the one Slurm cluster too."""
     for item in items:
