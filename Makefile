@@ -32,7 +32,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not soak" --numprocesses 2 --dist loadgroup --durations=15
+	$(BIN)/python -m pytest -m "not soak" --numprocesses 2 --durations=15
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak
