@@ -1,6 +1,6 @@
 """The tables of docs/results.md: what one trained model does without training on tasks, and with it.
 
-    python benchmarks/results_tables.py --run RUN --figures FOLDER [--write docs/results.md]
+    python benchmarks/results_tables.py --run RUN --figures FOLDER... [--write docs/results.md]
 
 Reads what `malmoi fewshot --out RUN/fewshot` and `benchmarks/finetune.py --out FOLDER` left; trains nothing.
 """
@@ -50,9 +50,11 @@ def fewshot_table(results: Sequence[TaskResult]) -> list[str]:
     return lines
 
 
-def finetune_table(figures: Path) -> list[str]:
+def finetune_table(figures: Sequence[Path]) -> list[str]:
     """A row a data set and score: the commonest answer, a bag of words, random weights, pre-trained ones."""
-    sets = json.loads((figures / "figures.json").read_text(encoding="utf-8"))
+    sets = {}
+    for folder in figures:
+        sets.update(json.loads((folder / "figures.json").read_text(encoding="utf-8")))
     origins = list(next(iter(sets.values())))
     lines = ["| data | score | " + " | ".join(origins) + " |", "| --- | --- |" + " --- |" * len(origins)]
     for name, rows in sets.items():
@@ -71,7 +73,7 @@ def finetune_table(figures: Path) -> list[str]:
     return lines
 
 
-def tables(run: Path, figures: Path) -> str:
+def tables(run: Path, figures: Sequence[Path]) -> str:
     results = read_results(run / "fewshot")
     lines = ["### Without training", "", *fewshot_table(results), ""]
     lines += ["What did not fit the context:", "", *(f"- {line}" for line in describe_fit(results)), ""]
@@ -82,7 +84,7 @@ def tables(run: Path, figures: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of the finished run")
-    parser.add_argument("--figures", type=Path, required=True, help="what benchmarks/finetune.py wrote to")
+    parser.add_argument("--figures", type=Path, nargs="+", required=True, help="what benchmarks/finetune.py wrote to")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
     made = tables(options.run, options.figures)

@@ -33,7 +33,7 @@ def test_the_tables_hold_each_score_with_its_spread_chance_and_the_commonest_ans
         for name, (value, low, high) in scores.items()
     }
     (tmp_path / "figures.json").write_text(json.dumps({"nsmc": rows}))
-    made = tables(tmp_path, tmp_path)
+    made = tables(tmp_path, [tmp_path])
     assert "| task | score | 0 shots | 1 shots | chance | commonest | documents |" in made
     assert "| topic | acc | 0.250 | 0.300 ± 0.100 | 0.500 | - | 10 |" in made
     assert "topic, 1 shot: 4 of 20 prompts outgrew the context and lost 5 examples" in made
