@@ -121,12 +121,25 @@ def interrupted(finished: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("ranks_before", "ranks_after"), [(2, 1), (1, 2)])
+ALL_PAIRS = list(product(BACKENDS, BACKENDS))
+FEWER_RANKS = [(before, after) for before, after in ALL_PAIRS if BACKENDS.index(before) >= BACKENDS.index(after)]
+MORE_RANKS = [pair for pair in ALL_PAIRS if pair not in FEWER_RANKS]
+
+
+@pytest.mark.parametrize(
+    ("ranks_before", "ranks_after", "pairs"),
+    [
+        pytest.param(2, 1, FEWER_RANKS, id="half of the pairs-2-1"),
+        pytest.param(1, 2, MORE_RANKS, id="the other half-1-2"),
+        pytest.param(2, 1, ALL_PAIRS, id="all-2-1", marks=pytest.mark.soak),
+        pytest.param(1, 2, ALL_PAIRS, id="all-1-2", marks=pytest.mark.soak),
+    ],
+)
 def test_every_backend_goes_on_from_every_other_at_another_world_size(
-    config: Path, undisturbed: Path, tmp_path: Path, ranks_before: int, ranks_after: int
+    config: Path, undisturbed: Path, tmp_path: Path, ranks_before: int, ranks_after: int, pairs: list[tuple[str, str]]
 ) -> None:
     lists, runs = [], []
-    for before, after in product(BACKENDS, BACKENDS):
+    for before, after in pairs:
         run = interrupted(undisturbed / name_of(before, ranks_before), tmp_path / f"{before}-to-{after}")
         asked = "auto" if after == "ddp" else after
         lists.append(as_flags(config, run=run, parallel__backend=asked))
