@@ -94,3 +94,11 @@ def finished_run(tiny_settings: RunSettings) -> Path:
 
     assert run(tiny_settings) == 0
     return Path(tiny_settings.run)
+
+
+@pytest.fixture(scope="session")
+def finished_shards(tiny_settings: RunSettings, finished_run: Path) -> Path:
+    """The shards of `finished_run`; other tests' lie beside them."""
+    from train.run_folder import prepare_run
+
+    return prepare_run(tiny_settings).sources[0].folder

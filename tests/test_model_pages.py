@@ -41,12 +41,12 @@ def typed(block: str, folder: Path) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def in_folder(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_folder(finished_run: Path, finished_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the pages' runs and files are there."""
     for run in ("demo", "a", "b"):
         (tmp_path / "runs" / run).mkdir(parents=True)
         (tmp_path / "runs" / run / "model").symlink_to(finished_run / "model")
-        (tmp_path / "runs" / run / "shards").symlink_to(finished_run.parent / "cache")
+        (tmp_path / "runs" / run / "shards").symlink_to(finished_shards)
     (tmp_path / "prompts.txt").write_text("이순신\n영화는\n", encoding="utf-8")
     (tmp_path / "my_text").mkdir()
     for name in ("human_texts.txt", "my_text/some.txt"):

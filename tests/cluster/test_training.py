@@ -109,7 +109,11 @@ def test_every_backend_logs_the_losses_of_one_rank(
 ) -> None:
     run = submit(cluster, config, tmp_path / "run", *TWO_NODES, "--parallel.backend", backend)
     run.wait_for_end("COMPLETED")
-    assert max(abs(a - b) for a, b in zip(one_rank.losses(), run.losses(), strict=True)) < 5e-6
+    apart = [abs(a - b) for a, b in zip(one_rank.losses(), run.losses(), strict=True)]
+    # Sums in another order differ in their last bits, and training multiplies that: a hundred steps are further apart
+    # than the twenty that tests/train/test_backends.py compares.
+    assert max(apart[:20]) < 5e-6, apart
+    assert max(apart) < 5e-5, apart
 
 
 def test_a_warned_job_saves_is_requeued_and_ends_with_the_weights_of_an_undisturbed_run(

@@ -75,11 +75,11 @@ def test_the_same_seed_makes_the_same_test_and_another_seed_another(made: JudgeT
 
 
 def test_shards_give_held_out_documents_only(
-    tiny_settings: RunSettings, options: JudgeMakeOptions, korean_texts: list[str]
+    finished_shards: Path, options: JudgeMakeOptions, korean_texts: list[str]
 ) -> None:
     from transformers import AutoTokenizer
 
-    shards = shard_folder(Path(tiny_settings.data.cache or ""))
+    shards = shard_folder(finished_shards)
     tokenizer = AutoTokenizer.from_pretrained(options.model[0])
     training = {
         tokenizer.decode(shard.document(n).tolist(), skip_special_tokens=True)

@@ -50,9 +50,9 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 
 def test_copied_text_is_found_in_the_training_shards(
-    finished_run: Path, corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, finished_shards: Path, corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shards, model = str(finished_run.parent / "cache"), str(finished_run / "model")
+    shards, model = str(finished_shards), str(finished_run / "model")
     tokenizer = AutoTokenizer.from_pretrained(model)
     known = tokenizer.decode(_first_document(shards), skip_special_tokens=True)
     inner = known[known.index(" ") :][:120]
@@ -90,7 +90,7 @@ def test_samples_of_the_model_are_measured_without_their_prompts(
 
 
 def test_what_cannot_be_measured_is_one_line(
-    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, finished_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "one.txt").write_text("한 줄\n")
     other = str(gpt2(tmp_path / "other"))
@@ -98,7 +98,7 @@ def test_what_cannot_be_measured_is_one_line(
     for words, message in [
         (("--texts", str(tmp_path / "one.txt")), "variety needs two texts or more"),
         (("--data", str(tmp_path)), "no shard folder"),
-        (("--data", str(finished_run.parent / "cache"), "--model", other), "made with another tokenizer"),
+        (("--data", str(finished_shards), "--model", other), "made with another tokenizer"),
     ]:
         assert main(["quality", "--model", str(finished_run / "model"), *words]) == 2
         refused = capsys.readouterr().err

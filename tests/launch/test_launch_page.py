@@ -31,7 +31,7 @@ def test_every_option_and_message_of_the_page_exists() -> None:
     code = "".join(file.read_text() for folder in ("launch", "train") for file in (ROOT / folder).rglob("*.*sh"))
     code += "".join(file.read_text() for folder in ("launch", "train") for file in (ROOT / folder).glob("*.py"))
     slurm = PAGE[PAGE.index("## Slurm") : PAGE.index("## By hand")]
-    others = {"config", "cluster", "run", "help", "grid"}
+    others = {"config", "cluster", "run", "help", "grid", "finetune", "task"}
     for option in set(re.findall(r"(?<![\w-])--(\w+)", slurm)) - others:
         assert option in SlurmOptions.__dataclass_fields__ or f"{option}" in RunSettings.__dataclass_fields__, option
     for message in (
