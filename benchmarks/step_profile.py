@@ -1,0 +1,162 @@
+"""Where the time of a training step goes, by torch's profiler, and what the machine could do at best.
+
+    python benchmarks/step_profile.py [--shape 14M] [--steps 4] [--threads N] [--quick]
+
+`Training.update` under the profiler, its operations' own time put into groups: the products of the blocks, attention,
+the loss with its products, norms and activations and what else goes once over memory, the optimiser with clipping.
+What the profiler does not see - Python, reading, checks - is `outside`. Beside it two floors of the same step, measured
+in the same process: its products alone, as many as by the rule of 6 FLOP a parameter and token, at the speed that a
+large product has here; and the bytes that it must at least move, at the speed of a large copy: what the forward pass
+keeps, written once and read once, and 52 bytes a parameter. Of the parameters, in fp32: weights read forward, backward
+and to update (12) and written (4), gradients written, read for their norm and to update (12), two moments read and
+written (16), gradients read and written to clip them (8). CPU only. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from sides.data import add_shape_options, asked_shape, prepared, set_threads
+
+PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::matmul", "aten::linear", "aten::addmm_")
+GROUPS = {
+    "attention": ("scaled_dot_product", "flash_attention"),
+    "optimiser and clipping": ("_fused_adamw", "vector_norm", "_foreach", "zero_grad", "Optimizer"),
+    "loss": ("log_softmax", "gather", "scatter", "exp_", "ChunkedNats", "nll_loss", "aten::sub_"),
+}
+"""A part of an operation's name decides; the rest is `norms, activations and the rest`."""
+REST = "norms, activations and the rest"
+BYTES_A_PARAMETER = 52
+
+
+@dataclass(frozen=True)
+class Part:
+    """A group of operations: seconds a step, and their share of it."""
+
+    part: str
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a run of this script saw; speeds of this process, floors in seconds a step."""
+
+    shape: dict[str, int]
+    threads: int
+    step_seconds: float
+    product_gflops_a_second: float
+    copy_gigabytes_a_second: float
+    floor_of_products: float
+    floor_of_bytes: float
+    parts: list[Part]
+
+
+def group_of(name: str, shapes: Any, padded: int) -> str:
+    """Where an operation belongs, by its name and the sizes of what it is given."""
+    if name in PRODUCTS:
+        # Only the output matrix has the vocabulary as a size.
+        sizes = {size for shape in shapes or () for size in (shape if isinstance(shape, list) else ())}
+        return "loss" if sizes & {padded} or max(sizes, default=0) > padded - 64 else "products of the blocks"
+    return next((group for group, parts in GROUPS.items() if any(part in name for part in parts)), REST)
+
+
+def copy_speed() -> float:
+    """Bytes a second, read and written, of a copy larger than any cache."""
+    import torch
+
+    source, target = torch.ones(2**26), torch.empty(2**26)
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        target.copy_(source)
+        best = min(best, time.perf_counter() - began)
+    return 2 * source.nbytes / best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_shape_options(parser, "14M")
+    parser.add_argument("--threads", type=int, help="none: one a core")
+    parser.add_argument("--steps", type=int, default=4)
+    options = parser.parse_args()
+    shape, threads = asked_shape(options), set_threads(options.threads)
+    steps = 1 if options.quick else options.steps
+
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from configs.command_line import parse_settings
+    from configs.schema import RunSettings
+    from train.display import TrainingDisplay
+    from train.loop import Training
+    from train.memory import activation_bytes
+    from train.run_folder import prepare_run
+    from train.session import ready
+    from train.size import padded_vocabulary, parameter_count
+    from train.throughput import flops_per_token, peak_flops
+
+    padded = padded_vocabulary(shape.vocab)
+    with tempfile.TemporaryDirectory() as name:
+        work = prepared(Path(name), shape, "cpu", "fp32")
+        words = ["--config", work.config, "--run", str(Path(name) / "profiled")]
+        settings = parse_settings(RunSettings, words, "benchmark", "")
+        made = ready(settings, prepare_run(settings))
+        with TrainingDisplay(False) as display:
+            training = Training(made.plan, made.backend, made.placement, display)
+            display.start(0, made.plan.steps)
+            for _ in range(2):
+                training.update()
+            began = time.perf_counter()
+            for _ in range(steps):
+                training.update()
+            # Without the profiler, which takes time of its own; its shares are what is taken from it.
+            step_seconds = (time.perf_counter() - began) / steps
+            with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+                began = time.perf_counter()
+                for _ in range(steps):
+                    training.update()
+                profiled = (time.perf_counter() - began) / steps
+    seconds: dict[str, float] = {}
+    for event in seen.key_averages(group_by_input_shape=True):
+        group = group_of(event.key, event.input_shapes, padded)
+        seconds[group] = seconds.get(group, 0.0) + event.self_cpu_time_total / 1e6 / steps
+    seconds["outside"] = max(0.0, profiled - sum(seconds.values()))
+    parts = [
+        Part(group, round(taken / profiled * step_seconds, 4), round(taken / profiled, 3))
+        for group, taken in sorted(seconds.items(), key=lambda item: -item[1])
+    ]
+    tokens = shape.batch * shape.block
+    products, copied = peak_flops(torch.device("cpu"), "fp32"), copy_speed()
+    moved = BYTES_A_PARAMETER * parameter_count(settings.model, padded)
+    moved += 2 * activation_bytes(
+        settings.model, shape.vocab, settings.train, shape.batch, half=False, device_type="cpu"
+    )
+    figures = Figures(
+        asdict(shape),
+        threads,
+        round(step_seconds, 3),
+        round(products / 1e9, 1),
+        round(copied / 1e9, 1),
+        round(flops_per_token(settings.model, shape.vocab) * tokens / products, 3),
+        round(moved / copied, 3),
+        parts,
+    )
+    for part in parts:
+        print(f"{part.part:34}{part.seconds:9.3f} s{part.share:8.1%}")
+    print(f"{'a step':34}{figures.step_seconds:9.3f} s")
+    print(f"{'its products alone':34}{figures.floor_of_products:9.3f} s at {products / 1e9:,.0f} GFLOP/s")
+    print(f"{'its bytes alone':34}{figures.floor_of_bytes:9.3f} s at {copied / 1e9:,.1f} GB/s")
+    print(json.dumps(asdict(figures)))
+
+
+if __name__ == "__main__":
+    main()
