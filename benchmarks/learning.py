@@ -1,16 +1,17 @@
 """How many tokens a recipe needs: held-out bits per byte of Malmoi's against the tutorial's and nanoGPT's.
 
-    python benchmarks/learning.py [--quick] [--only compare|rates|ablations] [--out benchmarks/results/learning.jsonl]
+    python benchmarks/learning.py [--quick] [--only compare|ablations] [--out benchmarks/results/learning.jsonl]
 
 All train GPT-2 on the same shards of the demo's text, from the same seeds, and are scored on the same held-out part:
 
 - tutorial: HF's Trainer with its defaults (AdamW at 5e-5, linear decay, clip 1), batch 64, block 128, dropout 0.1;
 - nanogpt: AdamW with betas 0.9 and 0.95, decay 0.1, warm-up, cosine to a tenth, clip 1, no dropout, the best of RATES;
-- malmoi: the recipe of configs/demo.yaml, on a third of nanogpt's tokens and on a tenth of the tutorial's.
+- malmoi: Muon at the demo's rate in batches of 8, on a third of nanogpt's tokens and on a tenth of the tutorial's.
 
 `ablations` changes one thing of Malmoi's recipe at a time, on the smaller model at a third of the tokens. A finished
 run is one line of --out, so a benchmark that was stopped goes on; `--share 0/2` and `--share 1/2` deal the runs out to
-two processes. Prints medians over seeds with their spread and, as the last line, one JSON object.
+two processes. A run is known by its recipe's name, size, seed, tokens and rate: a recipe that was changed wants another
+--out. Prints medians over seeds with their spread and, as the last line, one JSON object.
 """
 
 import argparse
@@ -28,21 +29,29 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.schema import (
-    CorpusSettings,
-    DataSettings,
-    ModelSettings,
-    RunSettings,
-    TokenizerSettings,
-    TrainSettings,
+from benchmarks.learning_recipes import (
+    ABLATIONS,
+    MALMOI,
+    NANOGPT,
+    RATES,
+    SIZES,
+    SWEEP_SEED,
+    TUTORIAL,
+    Recipe,
+    Size,
+    changed,
 )
+from configs.schema import CorpusSettings, DataSettings, ModelSettings, RunSettings, TokenizerSettings
 from data_prep.manifest import read_manifest
 from inference.score import Windows, nats_of_windows, score_of
 from train import muon
 from train.blocks import open_held_out, open_samples
+from train.documents import Batch
 from train.kernels import configured
 from train.model import TrainedGPT2, new_model
 from train.objective import batch_nats, next_token_nats
@@ -55,93 +64,6 @@ BLOCK = 128
 MICRO_BATCH = 8
 SEEDS = (1, 2, 3)
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model, and the tokens that the recipes of others see."""
-
-    name: str
-    layers: int
-    heads: int
-    width: int
-    tokens: int
-
-
-SIZES = (Size("S", 2, 2, 64, 900_000), Size("M", 4, 4, 128, 450_000))
-RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
-"""Of nanogpt, each tried with one seed of its own."""
-SWEEP_SEED = 11
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained; what is not in `TrainSettings` is tried here alone."""
-
-    name: str
-    train: TrainSettings
-    vocab_size: int = 4096
-    dropout: float = 0.0
-    document_mask: bool = False
-    hf_trainer: bool = False
-    embedding_rate: float | None = None
-    """Learning rate of embeddings in rates of the matrices; none: as `train.optim` has it."""
-    embedding_std: float = 0.02
-    zero_output_projections: bool = False
-    z_loss: float = 0.0
-    """Factor of the squared log-partition that is added to the loss."""
-    small_batches_until: float = 0.0
-    """Share of all tokens that is seen in batches of half the size."""
-    short_blocks_until: float = 0.0
-    """Share of all tokens that is seen in blocks of a quarter of the length."""
-    average_from: float = 1.0
-    """Share of all updates from which on the weights are averaged."""
-    split_attention: bool = False
-    """Orthogonalise query, key and value apart."""
-
-
-MALMOI = Recipe(
-    "malmoi",
-    TrainSettings(
-        global_batch=8,
-        optimizer="muon",
-        learning_rate=1e-2,
-        schedule="linear",
-        final_learning_rate=0.0,
-        warmup_steps=20,
-        weight_decay=0.0,
-    ),
-)
-NANOGPT = Recipe("nanogpt", TrainSettings(global_batch=16, learning_rate=2e-3, warmup_steps=40))
-TUTORIAL = Recipe("tutorial", TrainSettings(global_batch=64, learning_rate=5e-5), dropout=0.1, hf_trainer=True)
-
-
-def changed(name: str, recipe: Recipe = MALMOI, train: dict[str, object] | None = None, **fields: object) -> Recipe:
-    return replace(recipe, name=name, train=replace(recipe.train, **(train or {})), **fields)  # type: ignore[arg-type]
-
-
-ABLATIONS = (
-    changed("AdamW at 1e-2", train={"optimizer": "adamw"}),
-    changed("AdamW at 4e-3", train={"optimizer": "adamw", "learning_rate": 4e-3}),
-    changed("query, key, value apart", split_attention=True),
-    changed("embeddings at the matrices' rate", embedding_rate=1.0),
-    changed("embeddings at 10 times the rate", embedding_rate=10.0),
-    changed("output projections zero at first", zero_output_projections=True),
-    changed("documents apart", document_mask=True),
-    changed("constant rate, last fifth averaged", train={"schedule": "constant"}, average_from=0.8),
-    changed("no warm-up", train={"warmup_steps": 0}),
-    changed("batch 16", train={"global_batch": 16}),
-    changed("vocabulary 8,192", vocab_size=8192),
-    changed("vocabulary 3,072", vocab_size=3072),
-    changed("cosine to a tenth", train={"schedule": "cosine", "final_learning_rate": 0.1}),
-    changed("z-loss 1e-4", z_loss=1e-4),
-    changed("blocks of 32 at first", short_blocks_until=0.3),
-    changed("batch 16, half at first", train={"global_batch": 16}, small_batches_until=0.3),
-    changed("embeddings drawn at 0.1", embedding_std=0.1),
-    changed("wsd, the last third falling", train={"schedule": "wsd", "decay_share": 0.33}),
-    changed("rate 2e-2", train={"learning_rate": 2e-2}),
-    changed("rate 5e-3", train={"learning_rate": 5e-3}),
-)
 
 
 @dataclass(frozen=True)
@@ -223,14 +145,14 @@ def trained(recipe: Recipe, size: Size, seed: int, tokens: int, prepared: Prepar
     apart = document_tokens(DataSettings(document_mask=recipe.document_mask), special)
     samples = open_samples(prepared.sources, BLOCK, seed, apart)
     if recipe.hf_trainer:
-        steps = train_by_hf(model, recipe, seed, tokens, lambda number: samples.read(number, 1).inputs[0], vocab_size)
+        steps = train_by_hf(model, recipe, seed, tokens, lambda number: samples.read(number, 1).inputs[0])
     else:
         steps = train_plainly(model, recipe, seed, tokens, samples.read, vocab_size)
     return held_out_bits(model, prepared, vocab_size), steps
 
 
 def train_plainly(
-    model: TrainedGPT2, recipe: Recipe, seed: int, tokens: int, read: Callable[[int, int], object], vocab_size: int
+    model: TrainedGPT2, recipe: Recipe, seed: int, tokens: int, read: Callable[[int, int], Batch], vocab_size: int
 ) -> int:
     """Malmoi's update with what the recipe adds to it; returns the updates."""
     settings = recipe.train
@@ -275,14 +197,14 @@ def batch_sizes(recipe: Recipe, tokens: int) -> Iterator[int]:
         yield batch
 
 
-def loss_of(model: TrainedGPT2, batch: object, recipe: Recipe, vocab_size: int, short: bool) -> Tensor:
+def loss_of(model: TrainedGPT2, batch: Batch, recipe: Recipe, vocab_size: int, short: bool) -> Tensor:
     if short:
         cut = {name: getattr(batch, name).reshape(-1, BLOCK // 4) for name in ("inputs", "labels")}
-        batch = replace(batch, **cut)  # type: ignore[type-var]
+        batch = replace(batch, **cut)
     if not recipe.z_loss:
-        return batch_nats(model, batch, vocab_size, CPU, "sdpa")  # type: ignore[arg-type]
-    logits = model(torch.from_numpy(batch.inputs), use_cache=False).logits  # type: ignore[attr-defined]
-    targets = torch.from_numpy(batch.labels)  # type: ignore[attr-defined]
+        return batch_nats(model, batch, vocab_size, CPU, "sdpa")
+    logits = model(torch.from_numpy(batch.inputs), use_cache=False).logits
+    targets = torch.from_numpy(batch.labels)
     partition = logits[..., :vocab_size].float().logsumexp(-1)
     return next_token_nats(logits, targets, vocab_size) + recipe.z_loss * partition.square().sum()
 
@@ -310,14 +232,19 @@ def orthogonalized_apart(matrix: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def train_by_hf(
-    model: TrainedGPT2, recipe: Recipe, seed: int, tokens: int, read: Callable[[int], object], vocab_size: int
+    model: TrainedGPT2,
+    recipe: Recipe,
+    seed: int,
+    tokens: int,
+    read: Callable[[int], NDArray[np.int64]],
+    vocab_size: int,
 ) -> int:
     """`transformers.Trainer` with its defaults, but for where it writes and what it reports; returns the updates."""
     import tempfile
 
     from transformers import GPT2LMHeadModel, Trainer, TrainingArguments, default_data_collator
 
-    class Blocks(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    class Blocks(torch.utils.data.Dataset[dict[str, Tensor]]):
         def __len__(self) -> int:
             return tokens // BLOCK
 

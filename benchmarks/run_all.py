@@ -57,6 +57,7 @@ ELSEWHERE = {
     "encode": "needs a tokenizer; prepare times the same kernel in its place",
     "backends": "arithmetic, for docs/launch.md",
     "scaling_model": "the functions of scaling",
+    "learning_recipes": "what learning trains",
     "page_tables": "writes tables",
     "results_tables": "writes tables",
     "learning_tables": "writes tables",

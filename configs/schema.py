@@ -183,7 +183,8 @@ class TrainSettings:
     epochs: float = 1.0
     """Passes over the training shards, where `steps` is none."""
     optimizer: OptimizerName = "adamw"
-    """AdamW for all parameters; or Muon for the matrices of the blocks and AdamW for the rest, at one rate."""
+    """AdamW for all parameters; or Muon for the matrices of the blocks and AdamW for the rest, the embeddings at three
+    times the learning rate."""
     learning_rate: float = 6e-4
     """Peak learning rate."""
     schedule: Schedule = "cosine"

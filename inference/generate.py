@@ -10,13 +10,13 @@ import torch
 from rich.console import Console
 from rich.live import Live
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.activations import NewGELUActivation
 from transformers.generation.streamers import BaseStreamer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from configs.errors import BadInput
 from configs.schema import SamplingSettings
+from inference.activation import activate_in_one_pass
 from inference.drawing import drawing, draws_as_torch
 
 CONFIG_FILE = "config.json"
@@ -91,16 +91,8 @@ def load_model(folder: Path) -> LoadedModel:
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and safetensors' own alike
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{folder}: cannot be loaded ({first_line}); export the model again") from error
-    _activate_in_one_pass(model)
+    activate_in_one_pass(model)
     return LoadedModel(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
-
-
-def _activate_in_one_pass(model: PreTrainedModel) -> None:
-    """Give GPT-2's activation, eight passes over memory in `transformers`, torch's kernel for it, equal to rounding."""
-    for module in list(model.modules()):
-        for name, part in list(module.named_children()):
-            if isinstance(part, NewGELUActivation):
-                setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
 def _check_architecture(folder: Path) -> None:

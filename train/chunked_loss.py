@@ -77,7 +77,7 @@ class OutputMatrix(nn.Linear):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
         backward = torch.is_grad_enabled() and (hidden.requires_grad or self.weight.requires_grad)
         with torch.autocast(device, enabled=False):
-            nats: Tensor = ChunkedNats.apply(  # type: ignore[no-untyped-call]
+            nats: Tensor = ChunkedNats.apply(  # type: ignore[no-untyped-call]  # torch's apply is untyped
                 hidden.flatten(0, -2), self.weight, targets.flatten(), vocab_size or len(self.weight), dtype, backward
             )
         return nats

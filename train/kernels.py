@@ -9,14 +9,11 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
-from torch import nn
 from transformers import GPT2LMHeadModel
 
 from configs.errors import BadInput
 from configs.schema import Precision, TrainSettings
-
-PLAIN_GELU = "gelu_new"
-"""transformers' name of GPT-2's activation, which it computes in eight passes over memory; torch has it in one."""
+from inference.activation import activate_in_one_pass
 
 
 def configured(
@@ -33,9 +30,7 @@ def configured(
     if settings.attention == "flash_attention_2":
         _check_flash_attention(precision, document_mask)
     model.set_attn_implementation(settings.attention)
-    if model.config.activation_function == PLAIN_GELU:
-        for block in model.transformer.h:
-            block.mlp.act = nn.GELU(approximate="tanh")
+    activate_in_one_pass(model)
     if settings.activation_checkpointing:
         # Another name for it from transformers 5.24 on, under which the old one warns.
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config
 
 from configs.errors import BadInput
 from configs.schema import RunSamplingSettings
 from inference.generate import LoadedModel, generate
-from train.model import EMBEDDING, OUTPUT_MATRIX, SpecialTokenIds
+from train.model import SpecialTokenIds, exported_model
 
 
 @dataclass(frozen=True)
@@ -40,29 +40,11 @@ class LookSampler:
         Args:
             weights: a `GPT2LMHeadModel`'s parameters by name, whole, the vocabulary padded.
         """
-        loaded = LoadedModel(self._model(weights).to(device).eval(), self.tokenizer)
+        model = exported_model(weights, self.config, self.vocab_size, self.special)
+        loaded = LoadedModel(model.to(device).eval(), self.tokenizer)
         with undisturbed_random_state(device):
             [drawn] = generate(loaded, [self.settings.prompt], self.settings)
         return drawn.samples[0]
-
-    def _model(self, weights: dict[str, Tensor]) -> GPT2LMHeadModel:
-        """The model in fp32 without its padding rows; on a CPU it shares the memory of `weights`."""
-        plain = {**self.config.to_diff_dict(), "vocab_size": self.vocab_size, "use_cache": True}
-        with torch.device("meta"):
-            model = GPT2LMHeadModel(GPT2Config(**plain))
-        tensors = {name: tensor.detach().float() for name, tensor in weights.items()}
-        tensors[EMBEDDING] = tensors[OUTPUT_MATRIX] = tensors[EMBEDDING][: self.vocab_size]
-        model.load_state_dict(tensors, assign=True)
-        model.tie_weights()
-        special = self.special
-        never = [token for token in (special.pad, special.unk) if token not in (None, special.bos, special.eos)]
-        model.generation_config = GenerationConfig(
-            bos_token_id=special.bos,
-            eos_token_id=special.eos,
-            pad_token_id=special.eos if special.pad is None else special.pad,
-            suppress_tokens=never or None,
-        )
-        return model
 
 
 def look_sampler(

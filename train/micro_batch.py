@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 
 from configs.errors import BadInput
 from configs.schema import Precision
@@ -39,17 +40,22 @@ def largest_micro_batch(samples_a_rank: int, accelerator: Accelerator, fits: Cal
     )
 
 
-def trial(model: TrainedGPT2, block_size: int, precision: Precision, device: torch.device) -> Callable[[int], bool]:
-    """A forward and backward pass of the whole model, before it is cut over ranks, with room kept for an optimiser."""
+def trial(
+    model: nn.Module, nats_of: Callable[[int], Tensor], precision: Precision, device: torch.device
+) -> Callable[[int], bool]:
+    """A forward and backward pass of the whole model, before it is cut over ranks, with room kept for an optimiser.
+
+    Args:
+        nats_of: the loss of so many samples.
+    """
 
     def fits(size: int) -> bool:
         dtype = HALF_DTYPES.get(precision)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         try:
             reserve = torch.empty(STATE_BYTES_A_PARAMETER * parameters, dtype=torch.uint8, device=device)
-            ids = torch.zeros((size, block_size), dtype=torch.int64, device=device)
             with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-                nats = model(ids, ids, use_cache=False)
+                nats = nats_of(size)
             torch.autograd.backward(nats)
             del reserve
         except torch.OutOfMemoryError:
@@ -59,3 +65,16 @@ def trial(model: TrainedGPT2, block_size: int, precision: Precision, device: tor
         return True
 
     return fits
+
+
+def block_trial(
+    model: TrainedGPT2, block_size: int, precision: Precision, device: torch.device
+) -> Callable[[int], bool]:
+    """`trial` of pre-training: samples are blocks, all of one length."""
+
+    def nats_of(size: int) -> Tensor:
+        ids = torch.zeros((size, block_size), dtype=torch.int64, device=device)
+        nats: Tensor = model(ids, ids, use_cache=False)
+        return nats
+
+    return trial(model, nats_of, precision, device)

@@ -121,10 +121,10 @@ def continued_model(
     return model
 
 
-def export_model(
-    weights: dict[str, torch.Tensor], config: GPT2Config, vocab_size: int, special: SpecialTokenIds, folder: Path
-) -> None:
-    """Write `folder` so that `AutoModelForCausalLM.from_pretrained` loads it: fp32, without the padding rows.
+def exported_model(
+    weights: dict[str, Tensor], config: GPT2Config, vocab_size: int, special: SpecialTokenIds
+) -> GPT2LMHeadModel:
+    """A trained model as others know it, on the CPU: fp32, without the padding rows.
 
     Args:
         weights: a `GPT2LMHeadModel`'s parameters by name, whole, the vocabulary padded.
@@ -145,4 +145,11 @@ def export_model(
         pad_token_id=special.eos if special.pad is None else special.pad,
         suppress_tokens=never_sampled or None,
     )
-    model.save_pretrained(folder)
+    return model
+
+
+def export_model(
+    weights: dict[str, Tensor], config: GPT2Config, vocab_size: int, special: SpecialTokenIds, folder: Path
+) -> None:
+    """Write `exported_model` to `folder`, so that `AutoModelForCausalLM.from_pretrained` loads it."""
+    exported_model(weights, config, vocab_size, special).save_pretrained(folder)

@@ -28,7 +28,7 @@ from train.kernels import configured
 from train.look_sampler import look_sampler
 from train.loop import Training
 from train.memory import activation_bytes, state_bytes
-from train.micro_batch import largest_micro_batch, trial
+from train.micro_batch import block_trial, largest_micro_batch
 from train.model import (
     MODEL_RECORD,
     SpecialTokenIds,
@@ -181,7 +181,7 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
         _leave_result(settings, prepared, outcome, task.vocab_size, export)
     accelerator.wait_for_everyone()
     made.backend.close()
-    accelerator.end_training()
+    made.placement.leave()
     return outcome.stopped_by is None
 
 
@@ -205,7 +205,7 @@ def _micro_batch(settings: RunSettings, model: TrainedGPT2, placement: Placement
         return asked
     device = placement.accelerator.device
     samples_a_rank = accumulation_steps(settings.train.global_batch, 1, placement.ranks)
-    fits = trial(model.to(device), settings.model.block_size, placement.precision, device)
+    fits = block_trial(model.to(device), settings.model.block_size, placement.precision, device)
     return largest_micro_batch(samples_a_rank, placement.accelerator, fits)
 
 
