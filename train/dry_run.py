@@ -113,7 +113,7 @@ def print_steps(console: Console, plan: Plan, backend: Backend, placement: Place
         f"memory seen   {readable_bytes(measured)} on rank 0 in these steps, everything that is loaded included"
     )
     backend.close()
-    placement.accelerator.end_training()
+    placement.leave()
 
 
 def seconds_of_steps(plan: Plan, backend: Backend, placement: Placement) -> list[float]:

@@ -220,7 +220,7 @@ def _finetune(settings: FinetuneSettings, folder: Path, console: Console, stop: 
             write_finetuning(folder, result)
     accelerator.wait_for_everyone()
     made.backend.close()
-    accelerator.end_training()
+    made.placement.leave()
     return result
 
 

@@ -34,11 +34,19 @@ class Placement:
     precision: Precision
     """Never `auto`."""
     launched: LaunchedRanks
+    lent_variables: tuple[str, ...]
+    """Of the environment: set for a group of one, and no longer true once it is left."""
 
     @property
     def ranks(self) -> int:
         """The world size."""
         return int(self.accelerator.num_processes)
+
+    def leave(self) -> None:
+        """End what the ranks shared, so that this process can train again by itself."""
+        self.accelerator.end_training()
+        for name in self.lent_variables:
+            os.environ.pop(name, None)
 
 
 def resolved_precision(asked: Precision, device: torch.device) -> Precision:
@@ -89,8 +97,9 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
     precision = resolved_precision(asked, torch.device(device_type))
     stage = zero_stage(chosen)
     trackers = str(run / TRACKERS_FOLDER)
+    lent_variables: tuple[str, ...] = ()
     if launched.world_size == 1 and (stage or chosen == "fsdp2"):
-        _start_group_of_one(device_type)
+        lent_variables = _start_group_of_one(device_type)
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         _start_group_of_this_life(device_type)
     if stage:
@@ -113,16 +122,22 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
             ],
         )
     require_what_was_asked(accelerator, launched, bool(stage))
-    return Placement(accelerator, chosen, precision, launched)
+    return Placement(accelerator, chosen, precision, launched, lent_variables)
 
 
-def _start_group_of_one(device_type: DeviceType) -> None:
-    """A process group for a single rank, which sharding backends want even where there is nothing to share."""
+def _start_group_of_one(device_type: DeviceType) -> tuple[str, ...]:
+    """A process group for a single rank, which sharding backends want even where there is nothing to share; returns the
+    variables of the environment that it set."""
     if not distributed.is_initialized():
         backend = "nccl" if device_type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-        os.environ.setdefault(name, value)
+    lent = {
+        name: value
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items()
+        if name not in os.environ
+    }
+    os.environ |= lent
+    return tuple(lent)
 
 
 def _start_group_of_this_life(device_type: DeviceType) -> None:

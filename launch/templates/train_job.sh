@@ -86,10 +86,10 @@ go_on() {
   if ((fruitless_now > retries)); then give_up "$fruitless_now"; fi
   if [ -n "$successor" ]; then
     say "job $successor goes on from step $(newest_step)"
-  elif scontrol requeue "$id"; then
-    say "requeued as $id; goes on from step $(newest_step)"
   else
-    say "this cluster requeues no jobs: submit again, or use --until_done"
+    # Said before: Slurm may end this shell at once.
+    say "asks to be requeued as $id, to go on from step $(newest_step)"
+    scontrol requeue "$id" || say "this cluster requeues no jobs: submit again, or use --until_done"
   fi
   exit 75
 }

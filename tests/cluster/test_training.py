@@ -127,7 +127,7 @@ def test_a_warned_job_saves_is_requeued_and_ends_with_the_weights_of_an_undistur
     assert [line.split()[:2] for line in run.starts()] == [[run.job, "0"], [run.job, "1"]]
     saved = int(run.starts()[1].split()[2])
     assert 21 <= saved < STEPS and saved % 20, "the step of the warning, not of a planned checkpoint"
-    assert f"requeued as {run.job}; goes on from step {saved}" in run.log()
+    assert f"asks to be requeued as {run.job}, to go on from step {saved}" in run.log()
     assert f"going on from step {saved}" in run.rank_logs()
     assert run.losses() == two_nodes.losses()
     assert same_weights(run.folder, two_nodes.folder)

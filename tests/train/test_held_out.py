@@ -19,7 +19,7 @@ from train.run_folder import prepare_run
 @pytest.fixture
 def placement() -> Iterator[Placement]:
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield Placement(Accelerator(cpu=True), "single", "fp32", launched_ranks({}))
+    yield Placement(Accelerator(cpu=True), "single", "fp32", launched_ranks({}), ())
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

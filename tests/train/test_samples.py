@@ -1,5 +1,6 @@
 """Samples as training goes on: what the exported model would write, and no trace of them in the training."""
 
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,7 @@ def test_a_sharded_run_says_that_it_draws_none(
     said = capfd.readouterr().err.replace("\n", " ")
     assert "no samples at looks at held-out text: under fsdp2 no rank holds a whole model" in said
     assert not (tmp_path / "run" / SAMPLES_FILE).exists()
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys(), "the next run would look for other ranks"
 
 
 @pytest.mark.parametrize(
