@@ -8,10 +8,11 @@ All train GPT-2 on the same shards of the demo's text, from the same seeds, and 
 - nanogpt: AdamW with betas 0.9 and 0.95, decay 0.1, warm-up, cosine to a tenth, clip 1, no dropout, the best of RATES;
 - malmoi: Muon at the demo's rate in batches of 8, on a third of nanogpt's tokens and on a tenth of the tutorial's.
 
-`ablations` changes one thing of Malmoi's recipe at a time, on the smaller model at a third of the tokens. A finished
+`ablations` changes one thing of Malmoi's recipe at a time, on the first of --sizes at a third of its tokens. A finished
 run is one line of --out, so a benchmark that was stopped goes on; `--share 0/2` and `--share 1/2` deal the runs out to
-two processes. A run is known by its recipe's name, size, seed, tokens and rate: a recipe that was changed wants another
---out. Prints medians over seeds with their spread and, as the last line, one JSON object.
+two processes, which are started again once both have ended, since some runs wait for others' results. A run is known by
+its recipe's name, size, seed, tokens and rate: a recipe that was changed wants another --out. Prints medians over seeds
+with their spread and, as the last line, one JSON object.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import os
 import statistics
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -59,11 +61,11 @@ from train.optim import learning_rate, new_optimizer, set_learning_rate
 from train.parameter_tensors import clip_and_step
 from train.run_folder import PreparedRun, prepare_run
 from train.session import document_tokens, run_tokenizer, special_token_ids
+from train.transfer import on_device
 
 BLOCK = 128
 MICRO_BATCH = 8
 SEEDS = (1, 2, 3)
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ class Bench:
     work: Path
     out: Path
     share: tuple[int, int]
+    device: torch.device
     prepared: dict[int, PreparedRun] = field(default_factory=dict)
-    asked: int = 0
 
     def finished(self) -> dict[tuple[str, str, int, int, float], Run]:
         if not self.out.is_file():
@@ -103,14 +105,13 @@ class Bench:
     def run(self, recipe: Recipe, size: Size, seed: int, tokens: int) -> Run | None:
         """The run, made now if it is this process's share; none if it is another's and not there yet."""
         wanted = Run(recipe.name, size.name, seed, tokens, recipe.train.learning_rate)
-        self.asked += 1
         done = self.finished().get(wanted.key)
         if done is not None:
             return done
-        if self.asked % self.share[1] != self.share[0]:
+        if zlib.crc32(repr(wanted.key).encode()) % self.share[1] != self.share[0]:
             return None
         began = time.perf_counter()
-        bits, steps = trained(recipe, size, seed, tokens, self.shards(recipe.vocab_size))
+        bits, steps = trained(recipe, size, seed, tokens, self.shards(recipe.vocab_size), self.device)
         made = replace(wanted, bits_per_byte=bits, seconds=round(time.perf_counter() - began, 1), steps=steps)
         self.out.parent.mkdir(parents=True, exist_ok=True)
         with self.out.open("a") as file:
@@ -133,7 +134,9 @@ class Bench:
         return self.prepared[vocab_size]
 
 
-def trained(recipe: Recipe, size: Size, seed: int, tokens: int, prepared: PreparedRun) -> tuple[float, int]:
+def trained(
+    recipe: Recipe, size: Size, seed: int, tokens: int, prepared: PreparedRun, device: torch.device
+) -> tuple[float, int]:
     """Held-out bits per byte of `recipe` after `tokens`, and its updates."""
     special = special_token_ids(prepared.tokenizer, run_tokenizer(prepared.tokenizer))
     vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
@@ -141,7 +144,7 @@ def trained(recipe: Recipe, size: Size, seed: int, tokens: int, prepared: Prepar
     model = configured(
         new_model(shape, vocab_size, special, seed), recipe.train, "fp32", document_mask=recipe.document_mask
     )
-    draw_anew(model, recipe)
+    draw_anew(model.to(device), recipe)
     apart = document_tokens(DataSettings(document_mask=recipe.document_mask), special)
     samples = open_samples(prepared.sources, BLOCK, seed, apart)
     if recipe.hf_trainer:
@@ -156,7 +159,7 @@ def train_plainly(
 ) -> int:
     """Malmoi's update with what the recipe adds to it; returns the updates."""
     settings = recipe.train
-    optimizer = new_optimizer(model, settings, CPU)
+    optimizer = new_optimizer(model, settings, model.device)
     embeddings = {model.transformer.wte.weight, model.transformer.wpe.weight}
     batches = list(batch_sizes(recipe, tokens))
     average: dict[str, Tensor] = {}
@@ -202,9 +205,9 @@ def loss_of(model: TrainedGPT2, batch: Batch, recipe: Recipe, vocab_size: int, s
         cut = {name: getattr(batch, name).reshape(-1, BLOCK // 4) for name in ("inputs", "labels")}
         batch = replace(batch, **cut)
     if not recipe.z_loss:
-        return batch_nats(model, batch, vocab_size, CPU, "sdpa")
-    logits = model(torch.from_numpy(batch.inputs), use_cache=False).logits
-    targets = torch.from_numpy(batch.labels)
+        return batch_nats(model, batch, vocab_size, model.device, "sdpa")
+    logits = model(on_device(batch.inputs, model.device), use_cache=False).logits
+    targets = on_device(batch.labels, model.device)
     partition = logits[..., :vocab_size].float().logsumexp(-1)
     return next_token_nats(logits, targets, vocab_size) + recipe.z_loss * partition.square().sum()
 
@@ -237,7 +240,6 @@ def train_by_hf(
     seed: int,
     tokens: int,
     read: Callable[[int], NDArray[np.int64]],
-    vocab_size: int,
 ) -> int:
     """`transformers.Trainer` with its defaults, but for where it writes and what it reports; returns the updates."""
     import tempfile
@@ -262,7 +264,7 @@ def train_by_hf(
             save_strategy="no",
             report_to=[],
             seed=seed,
-            use_cpu=True,
+            use_cpu=model.device.type == "cpu",
             disable_tqdm=True,
             logging_strategy="no",
         )
@@ -286,7 +288,7 @@ def held_out_bits(model: TrainedGPT2, prepared: PreparedRun, vocab_size: int) ->
         range(len(windows)),
         16,
         vocab_size,
-        CPU,
+        model.device,
     )
     return score_of(nats, len(held_out.stream), held_out.counts.bytes).bits_per_byte
 
@@ -349,7 +351,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a hundredth of the tokens, one seed: shows that it runs")
     parser.add_argument("--only", choices=("compare", "ablations"))
-    parser.add_argument("--sizes", nargs="+", default=[size.name for size in SIZES])
+    parser.add_argument("--sizes", nargs="+", choices=[size.name for size in SIZES], default=["S", "M"])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="L wants a GPU")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "learning.jsonl")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "learning")
     parser.add_argument("--share", default="0/1")
@@ -359,12 +362,12 @@ def main() -> None:
     if options.quick:
         sizes, seeds = [replace(size, tokens=size.tokens // 30) for size in sizes[:1]], SEEDS[:1]
         options.out = options.work / "quick.jsonl"
-    bench = Bench(options.work, options.out, (number, of))
+    bench = Bench(options.work, options.out, (number, of), torch.device(options.device))
     comparisons = [] if options.only == "ablations" else [compare(bench, size, seeds) for size in sizes]
     ablations: dict[str, Spread | None] = {}
     if options.only != "compare":
         for recipe in (MALMOI, *(ABLATIONS[:2] if options.quick else ABLATIONS)):
-            runs = [bench.run(recipe, SIZES[0], seed, sizes[0].tokens // 3) for seed in seeds]
+            runs = [bench.run(recipe, sizes[0], seed, sizes[0].tokens // 3) for seed in seeds]
             ablations[recipe.name] = spread(runs)
     for made in comparisons:
         if made is not None:

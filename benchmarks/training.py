@@ -32,8 +32,8 @@ class Speed:
 
     side: str
     tokens_a_second: float
-    malmoi: tuple[float, float, float]
-    """Median, smallest and largest ratio over the rounds."""
+    malmoi: tuple[float, float, float] | None
+    """Median, smallest and largest ratio over the rounds; none where that side was left out."""
     malmoi_compiled: tuple[float, float, float] | None
 
 
@@ -63,11 +63,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of every side; none: one a core")
     parser.add_argument("--steps", type=int, default=10, help="a turn")
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--no_compile", action="store_true", help="leave out what is compiled")
+    parser.add_argument("--only", nargs="+", help="sides, as they are called in the output; none: all")
     options = parser.parse_args()
     steps, rounds = (2, 2) if options.quick else (options.steps, options.rounds)
     shape, threads = asked_shape(options), set_threads(options.threads)
-    compiled = (False,) if options.no_compile or options.quick else (False, True)
+    compiled = (False,) if options.quick else (False, True)
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         work = prepared(Path(name), shape, options.device, options.precision)
@@ -75,6 +75,8 @@ def main() -> None:
         for is_compiled in compiled:
             for side, script in SIDES.items():
                 label = f"{side}{'+compile' if is_compiled else ''}"
+                if label not in (options.only or [label]):
+                    continue
                 made = Side(script, replace(work, compile=is_compiled), Path(name) / f"{label}.log")
                 sides[label] = stack.enter_context(made)
                 sides[label].steps(steps)
@@ -94,20 +96,16 @@ def main() -> None:
             Speed(
                 label,
                 round(tokens / statistics.median(taken), 1),
-                ratios(seconds["malmoi"], taken),
-                ratios(seconds["malmoi+compile"], taken) if "malmoi+compile" in seconds else None,
+                *(ratios(seconds[ours], taken) if ours in seconds else None for ours in ("malmoi", "malmoi+compile")),
             )
             for label, taken in seconds.items()
         ],
     )
     for speed in figures.speeds:
-        shown = " to ".join(f"{ratio:.2f}" for ratio in speed.malmoi[1:])
-        line = (
-            f"{speed.side:16} {speed.tokens_a_second:10,.0f} tokens/s   malmoi is {speed.malmoi[0]:.2f} times ({shown})"
-        )
-        if speed.malmoi_compiled is not None:
-            shown = " to ".join(f"{ratio:.2f}" for ratio in speed.malmoi_compiled[1:])
-            line += f", compiled {speed.malmoi_compiled[0]:.2f} times ({shown})"
+        line = f"{speed.side:16} {speed.tokens_a_second:10,.0f} tokens/s"
+        for ours, seen in (("malmoi", speed.malmoi), ("malmoi+compile", speed.malmoi_compiled)):
+            if seen is not None:
+                line += f"   {ours} is {seen[0]:.2f} times ({seen[1]:.2f} to {seen[2]:.2f})"
         print(line)
     print(json.dumps(asdict(figures)))
 

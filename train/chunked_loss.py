@@ -5,6 +5,7 @@ plain loss holds several times over. Here those of one chunk are made, turned in
 forgotten, as in Hsu et al., "Liger Kernel" (2024), section 3.2. `train.objective.next_token_nats` is the plain twin.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,43 +14,77 @@ from torch import Tensor, nn
 from train.documents import NOT_COUNTED
 from train.memory import loss_positions
 
+LossOfChunk = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""From logits `[positions, padded vocabulary]`, targets `int64[positions, 1]` and the vocabulary's size: summed nats,
+and their gradient in the logits, in the logits' type."""
+
+
+def loss_in_place(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """`LossOfChunk` in as few tensors as can be: fp32 logits are overwritten by their gradient."""
+    counted = targets != NOT_COUNTED
+    answers = targets.where(counted, 0)
+    logits[:, vocab_size:] = -torch.inf
+    wide = logits.float()
+    logprobs = torch.log_softmax(wide, 1, out=wide)
+    nats = -logprobs.gather(1, answers).where(counted, 0).sum()
+    # d nats / d logits is the probability, less one at the answer.
+    gradient = logprobs.exp_().scatter_add_(1, answers, logprobs.new_full(answers.shape, -1.0))
+    return nats, gradient.mul_(counted).to(logits.dtype)
+
+
+def loss_in_one_kernel(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """`LossOfChunk` as a formula, for `torch.compile` to make a kernel of that reads logits and writes gradients."""
+    counted = targets != NOT_COUNTED
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    logprobs = torch.log_softmax(logits.float().masked_fill(columns >= vocab_size, -torch.inf), 1)
+    is_answer = columns == targets
+    nats = -logprobs.where(is_answer, 0).sum()
+    return nats, ((logprobs.exp() - is_answer.float()) * counted).to(logits.dtype)
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add `left @ right` to an fp32 `total`; of 16 bits, a GPU keeps the sums in fp32."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    elif left.is_cuda:
+        torch.ops.aten.addmm.dtype_out(total, left, right, torch.float32, out=total)
+    else:
+        total += left @ right
+
 
 class ChunkedNats(torch.autograd.Function):
     """Summed `-log p(target)`, and its gradients, which are computed on the way forward."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, dtype: torch.dtype, backward: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        vocab_size: int,
+        dtype: torch.dtype,
+        backward: bool,
+        loss_of_chunk: LossOfChunk,
     ) -> Tensor:
         """The nats of `int64[positions]` targets after `[positions, n_embd]` vectors, multiplied in `dtype`.
 
         Args:
-            weight: `[padded vocabulary, n_embd]`.
+            weight: `[padded vocabulary, n_embd]`. Padding is multiplied too, since GPUs want whole tiles.
             backward: whether gradients will be asked for.
         """
-        rows = loss_positions(vocab_size, hidden.device.type)
-        matrix = weight[:vocab_size].to(dtype)
+        rows = chunk_of(len(hidden), loss_positions(vocab_size, hidden.device.type))
+        matrix = weight.to(dtype)
         nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
         if backward:
             of_hidden = torch.empty_like(hidden)
             of_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for part in range(0, len(hidden), rows):
-            vectors, answers = hidden[part : part + rows].to(dtype), targets[part : part + rows, None]
-            counted = answers != NOT_COUNTED
-            answers = answers.where(counted, 0)
-            logits = (vectors @ matrix.T).float()
-            logprobs = torch.log_softmax(logits, 1, out=logits)
-            nats -= logprobs.gather(1, answers).where(counted, 0).sum()
-            if not backward:
-                continue
-            # d nats / d logits is the probability, less one at the answer.
-            of_logits = logprobs.exp_().scatter_add_(1, answers, logprobs.new_full(answers.shape, -1.0))
-            of_logits = of_logits.mul_(counted).to(dtype)
-            of_hidden[part : part + rows] = of_logits @ matrix
-            if dtype == torch.float32:
-                of_weight[:vocab_size].addmm_(of_logits.T, vectors)
-            else:
-                of_weight[:vocab_size] += of_logits.T @ vectors
+            vectors = hidden[part : part + rows].to(dtype)
+            of_chunk, of_logits = loss_of_chunk(vectors @ matrix.T, targets[part : part + rows, None], vocab_size)
+            nats += of_chunk
+            if backward:
+                of_hidden[part : part + rows] = of_logits @ matrix
+                add_product(of_weight, of_logits.T, vectors)
         if backward:
             ctx.save_for_backward(of_hidden, of_weight)
         return nats
@@ -57,11 +92,19 @@ class ChunkedNats(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_nats: Tensor) -> tuple[Tensor | None, ...]:
         of_hidden, of_weight = ctx.saved_tensors
-        return of_hidden * of_nats.to(of_hidden.dtype), of_weight.mul_(of_nats), None, None, None, None
+        return of_hidden * of_nats.to(of_hidden.dtype), of_weight.mul_(of_nats), None, None, None, None, None
+
+
+def chunk_of(positions: int, most: int) -> int:
+    """Positions of each chunk, but the last: all alike where that takes no more than twice the chunks, since each other
+    size is compiled anew."""
+    return next((size for size in range(most, most // 2, -1) if positions % size == 0), most)
 
 
 class OutputMatrix(nn.Linear):
     """GPT-2's `lm_head`: logits of context vectors, or the nats of the targets that come after them."""
+
+    loss_of_chunk: LossOfChunk = staticmethod(loss_in_place)
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None, vocab_size: int | None = None) -> Tensor:
         """Logits `[..., padded vocabulary]`; or, given targets, their summed nats as an fp32 scalar.
@@ -78,6 +121,12 @@ class OutputMatrix(nn.Linear):
         backward = torch.is_grad_enabled() and (hidden.requires_grad or self.weight.requires_grad)
         with torch.autocast(device, enabled=False):
             nats: Tensor = ChunkedNats.apply(  # type: ignore[no-untyped-call]  # torch's apply is untyped
-                hidden.flatten(0, -2), self.weight, targets.flatten(), vocab_size or len(self.weight), dtype, backward
+                hidden.flatten(0, -2),
+                self.weight,
+                targets.flatten(),
+                vocab_size or len(self.weight),
+                dtype,
+                backward,
+                self.loss_of_chunk,
             )
         return nats

@@ -19,6 +19,7 @@ from inference.label_scores import Estimate, Labelled, label_scores
 from train.backend import Backend
 from train.examples import ExampleBatch, Examples
 from train.metrics import ValidationMetrics
+from train.transfer import on_device
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,7 @@ def joint_nats(
     model: torch.nn.Module, batch: ExampleBatch, task: TaskSettings, vocab_size: int, device: torch.device
 ) -> Tensor:
     """The loss of this module's first lines, summed over the examples of `batch`, as an fp32 scalar."""
-    ids, lengths, answers = (
-        torch.from_numpy(part).to(device, non_blocking=True) for part in (batch.ids, batch.lengths, batch.answers)
-    )
+    ids, lengths, answers = (on_device(part, device) for part in (batch.ids, batch.lengths, batch.answers))
     with_text = task.language_model_weight != 0
     scores, logits = model(input_ids=ids, lengths=lengths, sequences=batch.sequences, with_text=with_text)
     nats = task_losses(scores.float(), answers, task.kind).sum()

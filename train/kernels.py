@@ -9,11 +9,14 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from transformers import GPT2LMHeadModel
 
 from configs.errors import BadInput
 from configs.schema import Precision, TrainSettings
 from inference.activation import activate_in_one_pass
+from train.chunked_loss import loss_in_one_kernel
+from train.model import TrainedGPT2
 
 
 def configured(
@@ -41,6 +44,9 @@ def configured(
             raise BadInput(f"train.compile: {missing}; install it, or set train.compile false")
         for block in model.transformer.h:
             block.compile()
+        # On a CPU the plain form, in place, is two to three times as fast as what is compiled.
+        if isinstance(model, TrainedGPT2) and torch.cuda.is_available():
+            model.lm_head.loss_of_chunk = torch.compile(loss_in_one_kernel)
     return model
 
 

@@ -28,6 +28,7 @@ from train.optim import learning_rate
 from train.parallel import Placement
 from train.plan import LoggedUpdate, Outcome, Plan
 from train.profiling import traced
+from train.read_ahead import ReadAhead
 from train.samples import LookSample, drop_samples_after, write_sample
 from train.saving import CheckpointWriter, SavePolicy
 from train.signals import StopRequest
@@ -50,6 +51,7 @@ class Training:
         )
         self.divergence = DivergenceWatch(settings.divergence)
         self.watchdog = Watchdog(plan.hang_seconds)
+        self.samples = ReadAhead(plan.task, plan.micro_batch)
         self.interval = Interval()
         self.stopping = StopAgreement(StopRequest(), self.accelerator)
         self.progress = Progress(0, 0, 0, 0, plan.data_fingerprint, None, None)
@@ -214,7 +216,7 @@ class Training:
             micro_batch = number * accelerator.num_processes + accelerator.process_index
             first = self.progress.samples + micro_batch * plan.micro_batch
             with self.interval.waiting_for_data():
-                batch = plan.task.read(first, plan.micro_batch)
+                batch = self.samples.take(first)
             _seed_dropout(plan.train.seed, first)
             is_last = number == plan.accumulation - 1
             with self.backend.micro_batch(is_last):
@@ -226,6 +228,7 @@ class Training:
                     self.stopping.ask()
                 self.backend.backward(nats, max(1, targets))
             total += nats.detach()
+            self.samples.read_while(accelerator.device, first + accelerator.num_processes * plan.micro_batch)
         return total, targets
 
     def _divergence(self, update: LoggedUpdate) -> str | None:

@@ -6,15 +6,18 @@ from configs.schema import ModelSettings, OptimizerName, Sharding, TrainSettings
 from train.size import padded_vocabulary, parameter_count
 
 SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
-LOSS_CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**25}
+LOSS_CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**27}
 """Logits of a chunk of the loss: few enough for a processor's cache, enough to keep a GPU busy."""
 FEWEST_LOSS_POSITIONS = 256
 """Of a chunk of the loss: the gradient of the whole output matrix is read and written once a chunk."""
+TILE = 64
+"""Positions of a chunk are a multiple of it: matrix units multiply whole tiles."""
 
 
 def loss_positions(vocab_size: int, device_type: str) -> int:
     """Positions of a chunk of `train.chunked_loss`."""
-    return max(FEWEST_LOSS_POSITIONS, LOSS_CHUNK_ELEMENTS["cpu" if device_type == "cpu" else "cuda"] // vocab_size)
+    most = LOSS_CHUNK_ELEMENTS["cpu" if device_type == "cpu" else "cuda"] // vocab_size
+    return max(FEWEST_LOSS_POSITIONS, most // TILE * TILE)
 
 
 def moment_bytes(model: ModelSettings, vocab_size: int, optimizer: OptimizerName) -> int:

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from configs.schema import Attention
 from train.documents import NOT_COUNTED, Batch
+from train.transfer import on_device
 
 
 def next_token_nats(logits: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
@@ -29,10 +30,10 @@ def batch_nats(
     Args:
         attention: what the model computes attention with, which decides the form of a mask.
     """
-    inputs, labels = (torch.from_numpy(part).to(device, non_blocking=True) for part in (batch.inputs, batch.labels))
+    inputs, labels = on_device(batch.inputs, device), on_device(batch.labels, device)
     documents = {}
     if batch.begins is not None:
-        begins = torch.from_numpy(batch.begins).to(device, non_blocking=True)
+        begins = on_device(batch.begins, device)
         documents = {"position_ids": positions(begins), "attention_mask": attention_mask(begins, attention)}
     nats: Tensor = model(inputs, labels, vocab_size, use_cache=False, **documents)
     return nats

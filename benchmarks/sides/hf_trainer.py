@@ -2,7 +2,8 @@
 
 The steps are those of one `Trainer.train()` with all that it does around them: its data loader, its schedule, its
 clipping, its bar. With defaults that is fp32; `Work.precision` and `Work.compile` turn on `bf16` and `torch_compile`.
-Its model has no dropout, as everybody's here. No checkpoint is saved within the steps.
+Beside a GPU two workers read ahead for it. Its model has no dropout, as everybody's here. No checkpoint is saved within
+the steps.
 """
 
 import sys
@@ -79,6 +80,7 @@ def main() -> None:
             save_strategy="no",
             bf16=work.precision == "bf16",
             torch_compile=work.compile,
+            dataloader_num_workers=2 if work.device == "cuda" else 0,
             use_cpu=work.device == "cpu",
         )
         Trainer(model, arguments, train_dataset=Blocks(work), callbacks=[TakesTurns(turns)]).train()
