@@ -38,6 +38,7 @@ from torch import Tensor
 
 from benchmarks.learning_recipes import (
     ABLATIONS,
+    BASE,
     MALMOI,
     NANOGPT,
     RATES,
@@ -214,8 +215,8 @@ def loss_of(model: TrainedGPT2, batch: Batch, recipe: Recipe, vocab_size: int, s
 
 def draw_anew(model: TrainedGPT2, recipe: Recipe) -> None:
     with torch.no_grad():
-        if recipe.embedding_std != 0.02:
-            model.transformer.wte.weight.mul_(recipe.embedding_std / 0.02)
+        std = model.config.n_embd**-0.5 if recipe.embedding_std is None else recipe.embedding_std
+        model.transformer.wte.weight.mul_(std / model.config.initializer_range)
         if recipe.zero_output_projections:
             for block in model.transformer.h:
                 block.attn.c_proj.weight.zero_()
@@ -351,6 +352,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a hundredth of the tokens, one seed: shows that it runs")
     parser.add_argument("--only", choices=("compare", "ablations"))
+    parser.add_argument("--changes", nargs="+", help="ablations by their names; none: all")
     parser.add_argument("--sizes", nargs="+", choices=[size.name for size in SIZES], default=["S", "M"])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="L wants a GPU")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "learning.jsonl")
@@ -366,7 +368,8 @@ def main() -> None:
     comparisons = [] if options.only == "ablations" else [compare(bench, size, seeds) for size in sizes]
     ablations: dict[str, Spread | None] = {}
     if options.only != "compare":
-        for recipe in (MALMOI, *(ABLATIONS[:2] if options.quick else ABLATIONS)):
+        changes = [recipe for recipe in ABLATIONS if recipe.name in (options.changes or [recipe.name])]
+        for recipe in (BASE, *(changes[:2] if options.quick else changes)):
             runs = [bench.run(recipe, sizes[0], seed, sizes[0].tokens // 3) for seed in seeds]
             ablations[recipe.name] = spread(runs)
     for made in comparisons:

@@ -1,4 +1,4 @@
-"""What benchmarks/learning.py trains: sizes, recipes, and the changes to Malmoi's that are tried one at a time."""
+"""What benchmarks/learning.py trains: sizes, recipes, and the changes that are tried one at a time."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +18,7 @@ class Size:
 
 
 SIZES = (Size("S", 2, 2, 64, 900_000), Size("M", 4, 4, 128, 450_000), Size("L", 6, 6, 384, 900_000))
-RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 """Of nanogpt, each tried with one seed of its own."""
 SWEEP_SEED = 11
 
@@ -35,7 +35,8 @@ class Recipe:
     hf_trainer: bool = False
     embedding_rate: float | None = None
     """Learning rate of embeddings in rates of the matrices; none: as `train.optim` has it."""
-    embedding_std: float = 0.02
+    embedding_std: float | None = 0.02
+    """Of the token embeddings' first values; none: 1 / sqrt(n_embd)."""
     zero_output_projections: bool = False
     z_loss: float = 0.0
     """Factor of the squared log-partition that is added to the loss."""
@@ -49,8 +50,8 @@ class Recipe:
     """Orthogonalise query, key and value apart."""
 
 
-MALMOI = Recipe(
-    "malmoi",
+BASE = Recipe(
+    "base",
     TrainSettings(
         global_batch=8,
         optimizer="muon",
@@ -61,11 +62,12 @@ MALMOI = Recipe(
         weight_decay=0.0,
     ),
 )
+"""What the changes below are made to."""
 NANOGPT = Recipe("nanogpt", TrainSettings(global_batch=16, learning_rate=2e-3, warmup_steps=40))
 TUTORIAL = Recipe("tutorial", TrainSettings(global_batch=64, learning_rate=5e-5), dropout=0.1, hf_trainer=True)
 
 
-def changed(name: str, recipe: Recipe = MALMOI, train: dict[str, Any] | None = None, **fields: Any) -> Recipe:
+def changed(name: str, recipe: Recipe = BASE, train: dict[str, Any] | None = None, **fields: Any) -> Recipe:
     """`recipe` under another name, with other fields of its own or of its `TrainSettings`."""
     return replace(recipe, name=name, train=replace(recipe.train, **(train or {})), **fields)
 
@@ -88,7 +90,13 @@ ABLATIONS = (
     changed("blocks of 32 at first", short_blocks_until=0.3),
     changed("batch 16, half at first", train={"global_batch": 16}, small_batches_until=0.3),
     changed("embeddings drawn at 0.1", embedding_std=0.1),
+    changed("embeddings drawn at 1/sqrt(width)", embedding_std=None),
     changed("wsd, the last third falling", train={"schedule": "wsd", "decay_share": 0.33}),
     changed("rate 2e-2", train={"learning_rate": 2e-2}),
     changed("rate 5e-3", train={"learning_rate": 5e-3}),
+)
+MALMOI = changed(
+    "malmoi",
+    train={"schedule": "wsd", "decay_share": 0.33},
+    split_attention=True,
 )

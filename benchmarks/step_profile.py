@@ -36,8 +36,13 @@ GROUPS = {
     OPTIMISER: ("_fused_adamw", "vector_norm", "_foreach", "zero_grad", "Optimizer"),
     LOSS: ("log_softmax", "gather", "scatter", "exp_", "ChunkedNats", "nll_loss", "aten::sub_"),
 }
-KERNELS = {LOSS: ("log_softmax", "softmax_warp", "SoftMax"), OPTIMISER: ("multi_tensor_apply", "lpnorm", "LpNorm")}
-"""Of a GPU, which have names of their own."""
+KERNELS = {
+    "attention": ("sdpa", "fmha", "flash"),
+    LOSS: ("log_softmax", "SoftMax"),
+    OPTIMISER: ("multi_tensor_apply", "LpNorm"),
+    "products": ("nvjet", "gemm", "cutlass", "xmma"),
+}
+"""Of a GPU, which have names of their own; those of the loss's products are no others'."""
 """A part of an operation's name decides; the rest is `norms, activations and the rest`."""
 REST = "norms, activations and the rest"
 BYTES_A_PARAMETER = 52
@@ -124,14 +129,8 @@ def seconds_by_group(seen: Any, padded: int, on_gpu: bool) -> dict[str, float]:
         if not on_gpu:
             add(group_of(event.key, event.input_shapes, padded), event.self_cpu_time_total)
         elif event.device_type == DeviceType.CUDA:
-            # Kernels of products and of attention do not tell whose they are; the operations below do.
             own = [group for group, parts in KERNELS.items() if any(part in event.key for part in parts)]
             add(own[0] if own else REST, event.self_device_time_total)
-        elif (group := group_of(event.key, event.input_shapes, padded)) in (BLOCKS, "attention") or (
-            group == LOSS and event.key in PRODUCTS
-        ):
-            add(group, event.self_device_time_total)
-            add(REST, -event.self_device_time_total)
     return seconds
 
 

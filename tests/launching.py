@@ -16,7 +16,8 @@ def environment() -> dict[str, str]:
     """This process's environment with one thread a rank and without a launcher's variables."""
     dropped = ("ACCELERATE_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "DS_ACCELERATOR")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
 
 
 def malmoi(*words: str, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -86,7 +86,8 @@ class Side:
 
     def __init__(self, script: str, work: Work, log: Path) -> None:
         self.script, self._log = script, log
-        environment = {**os.environ, "PYTHONPATH": str(SIDES.parents[1]), "TOKENIZERS_PARALLELISM": "false"}
+        path = os.pathsep.join(filter(None, [str(SIDES.parents[1]), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
         if work.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         self._process: subprocess.Popen[str] = subprocess.Popen(

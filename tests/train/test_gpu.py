@@ -66,9 +66,12 @@ def test_every_backend_gives_the_curve_of_a_single_process(
     assert max(abs(one - other) for one, other in zip(sharded, fp32, strict=True)) < 1e-3  # TF32
 
 
-def test_compiled_blocks_give_the_same_curve(config: Path, fp32: list[float], tmp_path: Path) -> None:
-    compiled = losses(config, tmp_path / "run", train__compile=True)
-    assert max(abs(one - other) for one, other in zip(compiled, fp32, strict=True)) < 1e-3  # TF32
+def test_what_is_compiled_gives_the_same_curve(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TF32, which rounds to 11 bits what compiled and plain kernels hand to a product with other last bits:
+    with it, they were seen 1.6e-3 apart."""
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    plain, compiled = (losses(config, tmp_path / str(on), train__compile=on) for on in (False, True))
+    assert max(abs(one - other) for one, other in zip(compiled, plain, strict=True)) < 1e-4
 
 
 @pytest.mark.skipif(find_spec("flash_attn") is None, reason="flash-attn is not installed")
