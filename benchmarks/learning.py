@@ -52,7 +52,6 @@ from benchmarks.learning_recipes import (
 from configs.schema import CorpusSettings, DataSettings, ModelSettings, RunSettings, TokenizerSettings
 from data_prep.manifest import read_manifest
 from inference.score import Windows, nats_of_windows, score_of
-from train import muon
 from train.blocks import open_held_out, open_samples
 from train.documents import Batch
 from train.kernels import configured
@@ -165,9 +164,9 @@ def train_plainly(
     batches = list(batch_sizes(recipe, tokens))
     average: dict[str, Tensor] = {}
     averaged = sample = 0
-    plain = muon.orthogonalized
-    if recipe.split_attention:
-        muon.orthogonalized = orthogonalized_apart
+    for group in optimizer.param_groups:
+        if "parts" in group and not recipe.split_attention:
+            group["parts"] = 1
     torch.manual_seed(seed)
     for number, batch in enumerate(batches):
         rate = learning_rate(number, len(batches), settings)
@@ -186,7 +185,6 @@ def train_plainly(
             averaged += 1
             for name, value in model.state_dict().items():
                 average[name] = value.clone() if averaged == 1 else average[name].lerp(value, 1 / averaged)
-    muon.orthogonalized = plain
     if average:
         model.load_state_dict(average)
     return len(batches)
@@ -221,18 +219,6 @@ def draw_anew(model: TrainedGPT2, recipe: Recipe) -> None:
             for block in model.transformer.h:
                 block.attn.c_proj.weight.zero_()
                 block.mlp.c_proj.weight.zero_()
-
-
-PLAIN_ORTHOGONALIZED = muon.orthogonalized
-
-
-def orthogonalized_apart(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """Query, key and value of `c_attn` each by itself; the scale stays that of the whole matrix."""
-    rows, columns = matrix.shape
-    if columns != 3 * rows:
-        return PLAIN_ORTHOGONALIZED(matrix, dtype)
-    parts = [PLAIN_ORTHOGONALIZED(part, dtype) for part in matrix.chunk(3, dim=1)]
-    return torch.cat(parts, 1) * 3**-0.5
 
 
 def train_by_hf(

@@ -47,7 +47,7 @@ class Recipe:
     average_from: float = 1.0
     """Share of all updates from which on the weights are averaged."""
     split_attention: bool = False
-    """Orthogonalise query, key and value apart."""
+    """Muon orthogonalises query, key and value apart, as `train.optim` has it; else all three as one matrix."""
 
 
 BASE = Recipe(

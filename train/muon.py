@@ -5,7 +5,7 @@ than fp32. This one is the same update, equal to torch's bit for bit in bf16, in
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,17 +36,27 @@ def orthogonalized(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     return x.T if tall else x
 
 
+def orthogonalized_parts(matrix: Tensor, parts: int, dtype: torch.dtype) -> Tensor:
+    """`orthogonalized` of each of as many matrices as lie side by side in `matrix`."""
+    if parts == 1:
+        return orthogonalized(matrix, dtype)
+    return torch.cat([orthogonalized(part, dtype) for part in matrix.chunk(parts, 1)], 1)
+
+
 class Muon(torch.optim.Optimizer):
     """Muon over 2-D parameters; its state is one `momentum_buffer` a parameter.
 
     The update is scaled by 0.2 sqrt(the larger side), AdamW's usual root mean square (Liu et al., "Muon is
-    Scalable for LLM Training", 2025), so that AdamW's learning rates fit it too.
+    Scalable for LLM Training", 2025), so that AdamW's learning rates fit it too. A group's `parts` says how many
+    matrices lie side by side in each of its parameters; each of them is a matrix of its own, its sides too.
 
     Where several ranks step the same matrices, each orthogonalises its share of them and sends it to the others.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], lr: float, weight_decay: float, momentum: float) -> None:
-        super().__init__(list(parameters), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+    def __init__(
+        self, parameters: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, weight_decay: float, momentum: float
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "parts": 1})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -54,14 +64,14 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         ranks = distributed.get_world_size() if distributed.is_initialized() else 1
         rank = distributed.get_rank() if ranks > 1 else 0
-        owners = shared_out([tuple(p.shape) for p in self._stepped()], ranks)
+        owners = shared_out(self._stepped(), ranks)
         on_their_way: deque[tuple[_Step, Tensor, distributed.Work | None]] = deque()
         for step, owner in zip(self._steps(), owners, strict=True):
             dtype = torch.bfloat16 if has_fast_bf16(step.parameter.device) else torch.float32
             # A matrix that is cut over ranks is put together first: its rows are no matrix of their own.
             update = whole(step.update)
             if owner == rank:
-                orthogonal = orthogonalized(update, dtype).contiguous()
+                orthogonal = orthogonalized_parts(update, step.parts, dtype).contiguous()
             else:
                 orthogonal = torch.empty(update.shape, dtype=dtype, device=update.device)
             sent = distributed.broadcast(orthogonal, owner, async_op=True) if ranks > 1 else None
@@ -71,8 +81,14 @@ class Muon(torch.optim.Optimizer):
         while on_their_way:
             _take(*on_their_way.popleft())
 
-    def _stepped(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+    def _stepped(self) -> list[tuple[int, int, int]]:
+        """For each parameter: matrices side by side, rows, and columns of each."""
+        return [
+            (group["parts"], p.shape[0], p.shape[1] // group["parts"])
+            for group in self.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
 
     def _steps(self) -> Iterator["_Step"]:
         """Momentum taken up, one parameter after another."""
@@ -85,7 +101,7 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
                 buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(buffer, group["momentum"])
-                yield _Step(parameter, update, group["lr"], group["weight_decay"])
+                yield _Step(parameter, update, group["lr"], group["weight_decay"], group["parts"])
 
 
 @dataclass(frozen=True)
@@ -96,23 +112,27 @@ class _Step:
     update: Tensor
     rate: float
     weight_decay: float
+    parts: int
 
 
 def _take(step: _Step, orthogonal: Tensor, sent: distributed.Work | None) -> None:
     if sent is not None:
         sent.wait()
     step.parameter.mul_(1 - step.rate * step.weight_decay)
-    scale = 0.2 * max(step.parameter.shape) ** 0.5
+    rows, columns = step.parameter.shape
+    scale = 0.2 * max(rows, columns // step.parts) ** 0.5
     step.parameter.add_(placed_like(orthogonal, step.parameter), alpha=-step.rate * scale)
 
 
-def shared_out(shapes: Sequence[tuple[int, ...]], ranks: int) -> list[int]:
-    """Which rank orthogonalises each matrix: the largest first, each to the rank with the least work so far."""
+def shared_out(shapes: Sequence[tuple[int, int, int]], ranks: int) -> list[int]:
+    """Which rank orthogonalises which of some parameters, each so many matrices of rows and columns: the largest first,
+    each to the rank with the least work so far."""
     work, owners = [0] * ranks, [0] * len(shapes)
 
     def cost(number: int) -> int:
-        short, long = sorted(shapes[number])
-        return 2 * short * short * long + short**3
+        parts, *sides = shapes[number]
+        short, long = sorted(sides)
+        return parts * (2 * short * short * long + short**3)
 
     for number in sorted(range(len(shapes)), key=lambda number: (-cost(number), number)):
         owners[number] = min(range(ranks), key=lambda rank: (work[rank], rank))

@@ -26,13 +26,15 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def __init__(
         self,
+        attention: Sequence[Tensor],
         matrices: Sequence[Tensor],
         embeddings: Sequence[Tensor],
         rest: Sequence[Tensor],
         settings: TrainSettings,
         fused: bool,
     ) -> None:
-        self.muon = Muon(matrices, settings.learning_rate, settings.weight_decay, MUON_MOMENTUM)
+        groups: list[dict[str, Any]] = [{"params": attention, "parts": 3}, {"params": matrices}]
+        self.muon = Muon(groups, settings.learning_rate, settings.weight_decay, MUON_MOMENTUM)
         self.adamw = _adamw(rest, settings, fused)
         self.adamw.add_param_group(
             {"params": embeddings, "weight_decay": settings.weight_decay, "rate_factor": EMBEDDING_RATE}
@@ -66,11 +68,17 @@ def new_optimizer(model: torch.nn.Module, settings: TrainSettings, device: torch
     fused = device.type in ("cuda", "cpu")
     if settings.optimizer == "adamw":
         return _adamw([parameter for _, parameter in named], settings, fused)
-    matrices = [parameter for name, parameter in named if ".h." in name and parameter.dim() == 2]
+    # Query, key and value lie side by side in one parameter.
+    attention = [parameter for name, parameter in named if name.endswith(".attn.c_attn.weight")]
+    matrices = [
+        parameter
+        for name, parameter in named
+        if ".h." in name and parameter.dim() == 2 and not name.endswith(".attn.c_attn.weight")
+    ]
     embeddings = [parameter for name, parameter in named if name in EMBEDDINGS]
-    apart = {*matrices, *embeddings}
+    apart = {*attention, *matrices, *embeddings}
     rest = [parameter for _, parameter in named if parameter not in apart]
-    return MuonWithAdamW(matrices, embeddings, rest, settings, fused)
+    return MuonWithAdamW(attention, matrices, embeddings, rest, settings, fused)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

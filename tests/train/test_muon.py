@@ -33,6 +33,22 @@ def test_singular_values_come_near_one_in_fp32(shape: tuple[int, int]) -> None:
     assert float(values.max()) < 1.3
 
 
+def test_matrices_side_by_side_step_as_they_do_apart() -> None:
+    torch.manual_seed(0)
+    together = torch.nn.Parameter(torch.randn(16, 48))
+    apart = [torch.nn.Parameter(part.detach().clone()) for part in together.chunk(3, 1)]
+    of_one = Muon([{"params": [together], "parts": 3}], lr=0.02, weight_decay=0.1, momentum=0.95)
+    of_three = Muon(apart, lr=0.02, weight_decay=0.1, momentum=0.95)
+    for _ in range(3):
+        together.grad = torch.randn(16, 48)
+        for part, gradient in zip(apart, together.grad.chunk(3, 1), strict=True):
+            part.grad = gradient.clone()
+        of_one.step()
+        of_three.step()
+    assert torch.equal(together, torch.cat(apart, 1))
+    assert list(of_one.state[together]) == ["momentum_buffer"]
+
+
 def test_the_gradient_is_left_as_it_was() -> None:
     gradient = torch.randn(8, 8)
     before = gradient.clone()
@@ -46,7 +62,8 @@ SHAPES = [(16, 48), (16, 16), (16, 64), (64, 16), (16, 48), (8, 8)]
 def stepped(steps: int) -> list[torch.Tensor]:
     torch.manual_seed(0)
     matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
-    muon = Muon(matrices, lr=0.02, weight_decay=0.1, momentum=0.95)
+    groups = [{"params": matrices[:1], "parts": 3}, {"params": matrices[1:]}]
+    muon = Muon(groups, lr=0.02, weight_decay=0.1, momentum=0.95)
     for _ in range(steps):
         for matrix in matrices:
             matrix.grad = torch.randn(matrix.shape)
@@ -66,13 +83,15 @@ def test_ranks_that_share_the_work_take_the_step_of_one_bit_for_bit(tmp_path: Pa
     ranks = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(2)]
     for rank in ranks:
         assert all(torch.equal(ours, its) for ours, its in zip(alone, rank["matrices"], strict=True))
-    assert len(ranks[0]["done"]) + len(ranks[1]["done"]) == 3 * len(SHAPES)
+    assert len(ranks[0]["done"]) + len(ranks[1]["done"]) == 3 * (len(SHAPES) + 2), "the first is three matrices"
     assert ranks[0]["done"] and ranks[1]["done"]
 
 
-@given(st.lists(st.tuples(st.integers(1, 4096), st.integers(1, 4096)), max_size=40), st.integers(1, 9))
-def test_no_rank_has_more_than_its_share_and_one_matrix(shapes: list[tuple[int, int]], ranks: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4096), st.integers(1, 4096)), max_size=40), st.integers(1, 9)
+)
+def test_no_rank_has_more_than_its_share_and_one_parameter(shapes: list[tuple[int, int, int]], ranks: int) -> None:
     owners = shared_out(shapes, ranks)
-    costs = [2 * min(shape) ** 2 * max(shape) + min(shape) ** 3 for shape in shapes]
+    costs = [parts * (2 * min(sides) ** 2 * max(sides) + min(sides) ** 3) for parts, *sides in shapes]
     work = [sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == rank) for rank in range(ranks)]
     assert max(work) <= sum(costs) / ranks + max(costs, default=0)

@@ -130,9 +130,11 @@ def test_muon_and_adamw_step_as_they_do_apart_the_embeddings_at_three_times_the_
     settings = TrainSettings(optimizer="muon", learning_rate=0.02)
     together, apart = new_model(shape, 10, special, 0), new_model(shape, 10, special, 0)
     ours = new_optimizer(together, settings, torch.device("cpu"))
-    matrices = [p for n, p in apart.named_parameters() if ".h." in n and p.dim() == 2]
+    matrices = [p for n, p in apart.named_parameters() if ".h." in n and p.dim() == 2 and "c_attn" not in n]
+    attention = [p for n, p in apart.named_parameters() if n.endswith("c_attn.weight")]
     others = [p for n, p in apart.named_parameters() if not (".h." in n and p.dim() == 2)]
-    muon = Muon(matrices, lr=0.02, weight_decay=0.1, momentum=0.95)
+    groups = [{"params": attention, "parts": 3}, {"params": matrices}]
+    muon = Muon(groups, lr=0.02, weight_decay=0.1, momentum=0.95)
     adamw = torch.optim.AdamW(
         [
             {"params": [p for p in others if p.dim() > 1], "weight_decay": 0.1, "lr": 3 * 0.02},
@@ -148,7 +150,7 @@ def test_muon_and_adamw_step_as_they_do_apart_the_embeddings_at_three_times_the_
             model(input_ids=ids, labels=ids).loss.backward()
         set_learning_rate(ours, 0.02 * 0.9**update)
         for number, group in enumerate((*muon.param_groups, *adamw.param_groups)):
-            group["lr"] = (1, 3, 1)[number] * (0.02 * 0.9**update)
+            group["lr"] = (1, 1, 3, 1)[number] * (0.02 * 0.9**update)
         for optimizer in (ours, muon, adamw):
             optimizer.step()
             optimizer.zero_grad()
