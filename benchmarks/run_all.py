@@ -45,6 +45,7 @@ BENCHMARKS = {
     "memory": Benchmark(("--quick",)),
     "startup": Benchmark(("--quick",)),
     "step_profile": Benchmark(("--quick",)),
+    "step_forms": Benchmark(("--quick",)),
     "overhead": Benchmark(("--layers", "1", "--width", "64", "--steps", "2", "--rounds", "2")),
     "checkpoint": Benchmark(("--layers", "1", "--width", "64", "--vocab", "2000", "--rounds", "1")),
     "resume": Benchmark(("--steps", "0", "10", "--most", "10", "--rounds", "1")),

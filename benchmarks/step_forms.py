@@ -1,0 +1,177 @@
+"""The parts of a step that have more than one form: attention, the loss, and what is compiled.
+
+    python benchmarks/step_forms.py [--device cuda --precision bf16 --shape 124M --batch 64] [--quick]
+
+Milliseconds, medians of repeated calls after warm-up, all in one process: forward and backward of causal attention of
+one layer by each of torch's kernels; the loss with its gradients in place and as one compiled kernel, by the size of a
+chunk; forward and backward of the whole model as it is, with compiled blocks, and compiled as a whole. The last line is
+one JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import torch
+from sides.data import Shape, add_shape_options, asked_shape, set_threads
+from torch import nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from configs.schema import ModelSettings, TrainSettings
+from train import chunked_loss
+from train.chunked_loss import ChunkedNats, LossOfChunk, loss_in_one_kernel, loss_in_place
+from train.kernels import configured
+from train.model import SpecialTokenIds, TrainedGPT2, new_model
+from train.size import padded_vocabulary
+
+KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+CHUNKS = {"cuda": (2**25, 2**26, 2**27, 2**28), "cpu": (2**20, 2**22, 2**24)}
+"""Logits of a chunk."""
+REPEATS = 10
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One form of a part."""
+
+    form: str
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a run of this script saw."""
+
+    shape: dict[str, int]
+    device: str
+    name: str
+    precision: str
+    attention: list[Timed]
+    loss: list[Timed]
+    model: list[Timed]
+
+
+def milliseconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    for _ in range(2):
+        work()
+    taken = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(1e3 * (time.perf_counter() - began))
+    return round(statistics.median(taken), 3)
+
+
+def attention_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: int) -> Iterator[Timed]:
+    heads = max(1, shape.width // 64)
+    size = (shape.batch, shape.block, heads, shape.width // heads)
+    joint = torch.randn(shape.batch, shape.block, 3 * shape.width, device=device, dtype=dtype, requires_grad=True)
+    gradient = torch.randn(size, device=device, dtype=dtype).transpose(1, 2)
+
+    def both_ways() -> None:
+        query, key, value = (part.view(size).transpose(1, 2) for part in joint.split(shape.width, 2))
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        torch.autograd.grad(mixed, joint, gradient)
+
+    named = {"as torch chooses": None, **(KERNELS if device.type == "cuda" else {})}
+    for name, kernel in named.items():
+        with nullcontext() if kernel is None else sdpa_kernel(kernel):
+            yield Timed(name, milliseconds(both_ways, device, repeats))
+
+
+def loss_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: int) -> Iterator[Timed]:
+    positions = shape.batch * shape.block
+    hidden = torch.randn(positions, shape.width, device=device, requires_grad=True)
+    matrix = (0.02 * torch.randn(padded_vocabulary(shape.vocab), shape.width, device=device)).requires_grad_()
+    targets = torch.randint(0, shape.vocab, (positions,), device=device)
+    compiled = torch.compile(loss_in_one_kernel)
+
+    def both_ways(form: LossOfChunk) -> None:
+        nats = ChunkedNats.apply(hidden, matrix, targets, shape.vocab, dtype, True, form)
+        torch.autograd.grad(nats, (hidden, matrix))
+
+    by_setting = chunked_loss.loss_positions
+    for logits in CHUNKS[device.type]:
+        chunked_loss.loss_positions = lambda vocab, kind, most=logits: max(64, most // vocab // 64 * 64)
+        for name, form in (("in place", loss_in_place), ("one kernel", compiled)):
+            took = milliseconds(lambda form=form: both_ways(form), device, repeats)
+            yield Timed(f"{name}, {logits:,} logits a chunk", took)
+    chunked_loss.loss_positions = by_setting
+
+
+def compiled_whole(model: TrainedGPT2) -> nn.Module:
+    configured(model, TrainSettings(compile=False), "fp32", False)
+    model.transformer.compile()
+    if model.device.type == "cuda":
+        model.lm_head.loss_of_chunk = torch.compile(loss_in_one_kernel)
+    return model
+
+
+def model_forms(shape: Shape, device: torch.device, precision: str, repeats: int) -> Iterator[Timed]:
+    settings = ModelSettings(shape.layers, max(1, shape.width // 64), shape.width, shape.block)
+    ids = torch.randint(0, shape.vocab, (shape.batch, shape.block), device=device)
+    forms: dict[str, Callable[[TrainedGPT2], nn.Module]] = {
+        "as it is": lambda model: configured(model, TrainSettings(compile=False), "fp32", False),
+        "blocks compiled": lambda model: configured(model, TrainSettings(compile=True), "fp32", False),
+        "compiled as a whole": compiled_whole,
+    }
+    for name, form in forms.items():
+        torch._dynamo.reset()
+        model = form(new_model(settings, shape.vocab, SpecialTokenIds(0, 1, 2, 3), 1).to(device))
+
+        def both_ways(model: nn.Module = model) -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                nats = model(ids, ids, shape.vocab, use_cache=False)
+            nats.backward()
+            model.zero_grad(set_to_none=True)
+
+        yield Timed(name, milliseconds(both_ways, device, repeats))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_shape_options(parser, "14M")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--threads", type=int, help="none: one a core")
+    options = parser.parse_args()
+    shape, device = asked_shape(options), torch.device(options.device)
+    torch.set_num_threads(set_threads(options.threads))
+    torch.backends.cuda.matmul.allow_tf32 = True
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    repeats = 1 if options.quick else REPEATS
+    figures = Figures(
+        asdict(shape),
+        options.device,
+        torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        options.precision,
+        list(attention_forms(shape, device, dtype, repeats)),
+        list(loss_forms(shape, device, dtype, repeats)),
+        list(model_forms(shape, device, options.precision, repeats)),
+    )
+    for part in ("attention", "loss", "model"):
+        for timed in getattr(figures, part):
+            print(f"{part:10} {timed.form:36} {timed.milliseconds:10.2f} ms")
+    print(json.dumps(asdict(figures)))
+
+
+if __name__ == "__main__":
+    main()
