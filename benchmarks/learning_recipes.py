@@ -18,7 +18,7 @@ class Size:
 
 
 SIZES = (Size("S", 2, 2, 64, 900_000), Size("M", 4, 4, 128, 450_000), Size("L", 6, 6, 384, 900_000))
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 """Of nanogpt, each tried with one seed of its own."""
 SWEEP_SEED = 11
 

@@ -41,7 +41,7 @@ BENCHMARKS = {
     "prepare": Benchmark(
         ("--corpus", *DEMO_TEXT, "--megabytes", "1"), ("--corpus", *DEMO_TEXT, "--rounds", "3", "--repeat", "200")
     ),
-    "training": Benchmark(("--quick",)),
+    "training": Benchmark(("--quick",), ("--steps", "4", "--rounds", "5")),
     "memory": Benchmark(("--quick",)),
     "startup": Benchmark(("--quick",)),
     "step_profile": Benchmark(("--quick",)),
@@ -49,7 +49,7 @@ BENCHMARKS = {
     "overhead": Benchmark(("--layers", "1", "--width", "64", "--steps", "2", "--rounds", "2")),
     "checkpoint": Benchmark(("--layers", "1", "--width", "64", "--vocab", "2000", "--rounds", "1")),
     "resume": Benchmark(("--steps", "0", "10", "--most", "10", "--rounds", "1")),
-    "scaling": Benchmark(("--quick",)),
+    "scaling": Benchmark(("--quick",), ("--steps", "3", "--rounds", "5")),
     "generation": Benchmark(("--quick",)),
     "learning": Benchmark(("--quick",)),
 }
