@@ -53,7 +53,7 @@ from configs.schema import CorpusSettings, DataSettings, ModelSettings, RunSetti
 from data_prep.manifest import read_manifest
 from inference.score import Windows, nats_of_windows, score_of
 from train.blocks import open_held_out, open_samples
-from train.documents import Batch
+from train.documents import Batch, in_quarters
 from train.kernels import configured
 from train.model import TrainedGPT2, new_model
 from train.objective import batch_nats, next_token_nats
@@ -201,8 +201,7 @@ def batch_sizes(recipe: Recipe, tokens: int) -> Iterator[int]:
 
 def loss_of(model: TrainedGPT2, batch: Batch, recipe: Recipe, vocab_size: int, short: bool) -> Tensor:
     if short:
-        cut = {name: getattr(batch, name).reshape(-1, BLOCK // 4) for name in ("inputs", "labels")}
-        batch = replace(batch, **cut)
+        batch = in_quarters(batch)
     if not recipe.z_loss:
         return batch_nats(model, batch, vocab_size, model.device, "sdpa")
     logits = model(on_device(batch.inputs, model.device), use_cache=False).logits

@@ -3,9 +3,9 @@
     python benchmarks/learning_tables.py [--runs benchmarks/results/learning.jsonl] [--write docs/learning.md]
 
 Nothing is trained. Prints the tables; with --write they also replace what stands between the page's markers, and
-all else on it stays. A change to Malmoi's recipe is set against the recipe seed by seed, since a seed's text and
-weights move both alike; it helps or hurts where all seeds say so, and not otherwise. Recipes that lack a seed that
-Malmoi's has are listed as unfinished and get no verdict.
+all else on it stays. A change to the base is set against it seed by seed, since a seed's text and weights move both
+alike; it helps or hurts where all seeds say so, and not otherwise. Changes that lack a seed of the base are listed as
+unfinished and get no verdict.
 """
 
 import argparse
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.page_tables import write_tables
 
 SCRIPT = "learning_tables.py"
-OURS = "malmoi"
+OURS, BASE = "malmoi", "base"
 SWEEP = ", sweep of rates"
 
 
@@ -72,8 +72,8 @@ def read_runs(file: Path) -> list[Finished]:
 
 
 def groups_of(runs: Sequence[Finished]) -> list[Group]:
-    """In the file's order. Seeds that Malmoi's recipe never had are those of a sweep of rates, and stand apart."""
-    compared = {run.seed for run in runs if run.recipe == OURS}
+    """In the file's order. Seeds that neither Malmoi's nor the base had are those of a sweep, and stand apart."""
+    compared = {run.seed for run in runs if run.recipe in (OURS, BASE)}
     runs = [run if run.seed in compared else replace(run, recipe=f"{run.recipe}{SWEEP}") for run in runs]
     keys = dict.fromkeys((run.recipe, run.size, run.tokens, run.rate) for run in runs)
     groups = []
@@ -131,15 +131,15 @@ def changes_table(groups: Sequence[Group], base: Group) -> list[str]:
 
 
 def tables(runs: Sequence[Finished]) -> str:
-    """Whole recipes, then the changes to Malmoi's at the size and tokens that most of them were run at."""
+    """Whole recipes, then the changes to the base, at each size and count of tokens at which there are any."""
     groups = groups_of(runs)
-    whole = [group for group in groups if group.recipe.removesuffix(SWEEP) in (OURS, "nanogpt", "tutorial")]
+    whole = [group for group in groups if group.recipe.removesuffix(SWEEP) in (OURS, BASE, "nanogpt", "tutorial")]
     changed = [group for group in groups if group not in whole]
     lines = recipes_table(whole)
     bases = [
         group
         for group in whole
-        if group.recipe == OURS and any((each.size, each.tokens) == (group.size, group.tokens) for each in changed)
+        if group.recipe == BASE and any((each.size, each.tokens) == (group.size, group.tokens) for each in changed)
     ]
     for base in bases:
         beside = [each for each in changed if (each.size, each.tokens) == (base.size, base.tokens)]

@@ -137,6 +137,8 @@ class DataSettings(ShardSettings):
     """Folder that shard folders are built in and shared from; none: `shards` in the run folder."""
     document_mask: bool = False
     """Keep attention inside a document and count positions from its beginning, as if each were read alone."""
+    length_warmup: float = 0.0
+    """Share of all steps, from the first, in which each sample is read as four of a quarter of its length, 0 to 1."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from train.parallel import Placement
 from train.plan import LoggedUpdate, Outcome, Plan
 from train.profiling import traced
 from train.read_ahead import ReadAhead
+from train.run_folder import CHECKPOINTS_FOLDER
 from train.samples import LookSample, drop_samples_after, write_sample
 from train.saving import CheckpointWriter, SavePolicy
 from train.signals import StopRequest
@@ -44,7 +45,7 @@ class Training:
     def __init__(self, plan: Plan, backend: Backend, placement: Placement, display: TrainingDisplay) -> None:
         self.plan, self.backend, self.display = plan, backend, display
         self.accelerator = placement.accelerator
-        self.checkpoints = plan.run / "checkpoints"
+        self.checkpoints = plan.run / CHECKPOINTS_FOLDER
         settings = plan.train
         self.writer = CheckpointWriter(
             SavePolicy(self.checkpoints, settings.keep_last, settings.keep_best, settings.asynchronous_save)
@@ -152,6 +153,7 @@ class Training:
             mend_leftovers(self.checkpoints)
         checkpoint = self._newest_checkpoint()
         if checkpoint is None:
+            self._forget_after(0)
             return
         before, now = checkpoint.progress.data_fingerprint, self.plan.data_fingerprint
         if before != now and not self.plan.train.accept_changed_data:
@@ -164,10 +166,14 @@ class Training:
         # Rank 0 may cut the file back at this moment: what is later than the checkpoint counts for nobody.
         seen = read_metrics(self.plan.run).looks
         self.looks = [(line.step, line.held_out_loss) for line in seen if line.step <= self.progress.step]
-        if self.accelerator.is_main_process:
-            drop_metrics_after(self.plan.run, self.progress.step)
-            drop_samples_after(self.plan.run, self.progress.step)
+        self._forget_after(self.progress.step)
         self._record_event("restart", f"going on from step {self.progress.step} ({checkpoint.folder})")
+
+    def _forget_after(self, step: int) -> None:
+        """Drop what was written down of later steps, which will be done again."""
+        if self.accelerator.is_main_process:
+            drop_metrics_after(self.plan.run, step)
+            drop_samples_after(self.plan.run, step)
 
     def _is_over(self) -> bool:
         """The last step is done, or the held-out loss has not fallen for `Plan.patience` looks."""

@@ -114,11 +114,9 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
             cpu=device_type == "cpu",
             log_with=list(train.trackers),
             project_dir=trackers,
-            # Gradients lie where they are sent from, so that none is copied twice a step; GPT-2 has no buffer to send.
+            # Gradients lie where they are sent from, so that none is copied twice a step.
             kwargs_handlers=[
-                DistributedDataParallelKwargs(
-                    bucket_cap_mb=BUCKET_MEGABYTES, gradient_as_bucket_view=True, broadcast_buffers=False
-                )
+                DistributedDataParallelKwargs(bucket_cap_mb=BUCKET_MEGABYTES, gradient_as_bucket_view=True)
             ],
         )
     require_what_was_asked(accelerator, launched, bool(stage))

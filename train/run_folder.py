@@ -23,7 +23,8 @@ CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 RESULT_FILE = "result.json"
 TOKENIZER_FOLDER, SHARDS_FOLDER, MODEL_FOLDER = "tokenizer", "shards", "model"
-FIXED = ("init_", "tokenizer.", "model.", "data.document_mask", "train.seed", "train.optimizer")
+CHECKPOINTS_FOLDER = "checkpoints"
+FIXED = ("init_", "tokenizer.", "model.", "data.document_mask", "data.length_warmup", "train.seed", "train.optimizer")
 """Beginnings of the names of settings that a run keeps to its end."""
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
@@ -105,10 +106,15 @@ def record_settings(folder: Path, settings: RunSettings | FinetuneSettings) -> N
 
 
 def _check_unchanged(folder: Path, settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> None:
-    """Refuse to go on with a run whose tokenizer, model or optimiser would be another one."""
+    """Refuse to go on with a run whose tokenizer, model or optimiser would be another one.
+
+    Before the first checkpoint only the tokenizer is there: settings that were refused may be corrected.
+    """
     file = folder / CONFIG_FILE
     if not file.is_file():
         return
+    if not any((folder / CHECKPOINTS_FOLDER).glob("step-*")) and not (folder / MODEL_FOLDER).exists():
+        fixed = tuple(name for name in fixed if name == "tokenizer.")
     before, now = (_by_name(yaml.safe_load(text)) for text in (file.read_text(), settings_as_yaml(settings)))
     changed = [
         f"{name} was {before[name]} and is now {value}"

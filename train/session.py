@@ -23,7 +23,7 @@ from inference.generate import generate, load_model, quiet_transformers
 from train.backend import Backend, new_backend
 from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.display import TrainingDisplay
-from train.documents import DocumentTokens, check_document_tokens
+from train.documents import QUARTERS, DocumentTokens, check_document_tokens
 from train.kernels import configured
 from train.look_sampler import look_sampler
 from train.loop import Training
@@ -120,7 +120,8 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     micro_batch = _micro_batch(settings, model, placement)
     accumulation = accumulation_steps(train.global_batch, micro_batch, placement.ranks)
     placement.launched.require_no_contradiction(train, accumulation)
-    task = PreTraining(samples, open_held_out(prepared.sources), vocab_size, train.attention)
+    short_samples = _short_samples(settings, steps)
+    task = PreTraining(samples, open_held_out(prepared.sources), vocab_size, train.attention, short_samples)
     plan = Plan(
         run=prepared.folder,
         train=train,
@@ -138,6 +139,15 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     config = model.config
     backend = new_backend(placement, model, train, micro_batch, accumulation)
     return Ready(plan, task, placement, backend, config, special)
+
+
+def _short_samples(settings: RunSettings, steps: int) -> int:
+    share, block = settings.data.length_warmup, settings.model.block_size
+    if not 0 <= share <= 1:
+        raise BadInput(f"data.length_warmup {share}: choose a share from 0 to 1")
+    if share and block % QUARTERS:
+        raise BadInput(f"data.length_warmup: model.block_size {block} is no multiple of {QUARTERS}; choose one, or 0")
+    return round(share * steps) * settings.train.global_batch
 
 
 def initial_model(settings: RunSettings, vocab_size: int, special: SpecialTokenIds) -> TrainedGPT2:

@@ -12,7 +12,7 @@ from configs.schema import Attention
 from inference.score import Score
 from train.backend import Backend
 from train.blocks import HeldOutPart, SampleReader
-from train.documents import Batch
+from train.documents import Batch, in_quarters
 from train.held_out import held_out_score
 from train.metrics import HeldOutMetrics, ValidationMetrics
 from train.objective import batch_nats
@@ -119,6 +119,8 @@ class PreTraining:
     held_out: HeldOutPart | None
     vocab_size: int
     attention: Attention
+    short_samples: int
+    """As many, from the first, are read in quarters."""
 
     @property
     def sample_tokens(self) -> int:
@@ -128,7 +130,8 @@ class PreTraining:
         return self.samples.targets(first_sample, count)
 
     def read(self, first_sample: int, count: int) -> Batch:
-        return self.samples.read(first_sample, count)
+        batch = self.samples.read(first_sample, count)
+        return in_quarters(batch) if first_sample < self.short_samples else batch
 
     def nats(self, model: torch.nn.Module, samples: Batch, device: torch.device) -> Tensor:
         return batch_nats(model, samples, self.vocab_size, device, self.attention)

@@ -1,8 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from configs.command_line import settings_as_yaml
+from configs.errors import BadInput
 from configs.schema import RunSettings
+from tests.launching import metrics
+from train.run import run
 from train.run_folder import prepare_run
 
 
@@ -15,3 +20,20 @@ def test_settings_are_replaced_in_one_step(tiny_settings: RunSettings, finished_
         prepare_run(changed)
         assert old.read() == settings_as_yaml(settings)
     assert (tmp_path / "run" / "config.yaml").read_text() == settings_as_yaml(changed)
+
+
+def test_a_setting_that_was_refused_may_be_corrected_until_a_checkpoint_holds_it(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path
+) -> None:
+    train = replace(tiny_settings.train, steps=2, save_every=1, evaluate_every=0)
+    wanted = replace(tiny_settings, run=str(tmp_path / "run"), train=train)
+    uneven = replace(wanted, model=replace(wanted.model, n_head=3))
+    with pytest.raises(BadInput, match=r"model.n_head 3 does not divide"):
+        run(uneven)
+    # Lines of a start that ended before its first checkpoint.
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "tokens": 1, "event": "restart", "text": ""}\n')
+    assert run(wanted) == 0
+    assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == [1, 2]
+    assert not [line for line in metrics(tmp_path / "run") if "event" in line]
+    with pytest.raises(BadInput, match=r"holds another run: model.n_layer was"):
+        run(replace(wanted, model=replace(wanted.model, n_layer=wanted.model.n_layer + 1)))
