@@ -33,8 +33,8 @@ from configs.schema import (
     TrainSettings,
 )
 from train.display import TrainingDisplay
+from train.kernels import configured
 from train.loop import Training
-from train.objective import next_token_nats
 from train.optim import new_optimizer
 from train.run_folder import prepare_run
 from train.session import Ready, initial_model, ready
@@ -56,20 +56,20 @@ class BareLoop:
 
     def __init__(self, made: Ready, settings: RunSettings) -> None:
         self.plan, self.task = made.plan, made.task
-        self.model = initial_model(settings, made.task.vocab_size, made.special)
+        model = initial_model(settings, made.task.vocab_size, made.special)
+        self.model = configured(model, settings.train, "fp32", document_mask=False)
         self.optimizer = new_optimizer(self.model, settings.train, torch.device("cpu"))
         self.sample = 0
 
     def steps(self, count: int) -> float:
         """Train, and return the seconds; reading is not counted."""
-        batch, block = self.plan.micro_batch, self.task.samples.block_size
+        batch, block, vocab_size = self.plan.micro_batch, self.task.samples.block_size, self.task.vocab_size
         batches = [self.task.samples.read(self.sample + number * batch, batch) for number in range(count)]
         self.sample += count * batch
         began = time.perf_counter()
         for read in batches:
             inputs, labels = torch.from_numpy(read.inputs), torch.from_numpy(read.labels)
-            logits = self.model(input_ids=inputs, use_cache=False).logits
-            loss = next_token_nats(logits, labels, self.task.vocab_size) / (batch * block)
+            loss = self.model(inputs, labels, vocab_size, use_cache=False) / (batch * block)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
@@ -102,7 +102,9 @@ def main() -> None:
             tokenizer=TokenizerSettings(vocab_size=8000),
             data=DataSettings(),
             model=ModelSettings(options.layers, max(1, options.width // 64), options.width, options.block),
-            train=replace(TrainSettings(), global_batch=options.batch, micro_batch=options.batch, steps=10**6),
+            train=replace(
+                TrainSettings(), global_batch=options.batch, micro_batch=options.batch, steps=10**6, precision="fp32"
+            ),
         )
         made = ready(settings, prepare_run(settings))
         training, bare = Training(made.plan, made.backend, made.placement, display), BareLoop(made, settings)

@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.figure_tables import figure_tables
 from benchmarks.page_tables import write_tables
 from train.run_folder import environment
 
@@ -35,6 +35,8 @@ class Benchmark:
 
     quick: tuple[str, ...]
     full: tuple[str, ...] = ()
+    script: str | None = None
+    """None: that of the benchmark's name."""
 
 
 BENCHMARKS = {
@@ -42,9 +44,13 @@ BENCHMARKS = {
         ("--corpus", *DEMO_TEXT, "--megabytes", "1"), ("--corpus", *DEMO_TEXT, "--rounds", "3", "--repeat", "200")
     ),
     "training": Benchmark(("--quick",), ("--steps", "4", "--rounds", "5")),
+    "training in bf16": Benchmark(
+        ("--quick", "--precision", "bf16"), ("--precision", "bf16", "--steps", "4", "--rounds", "5"), "training"
+    ),
     "memory": Benchmark(("--quick",)),
     "startup": Benchmark(("--quick",)),
     "step_profile": Benchmark(("--quick",)),
+    "step_profile in bf16": Benchmark(("--quick", "--precision", "bf16"), ("--precision", "bf16"), "step_profile"),
     "step_forms": Benchmark(("--quick",)),
     "overhead": Benchmark(("--layers", "1", "--width", "64", "--steps", "2", "--rounds", "2")),
     "checkpoint": Benchmark(("--layers", "1", "--width", "64", "--vocab", "2000", "--rounds", "1")),
@@ -60,6 +66,7 @@ ELSEWHERE = {
     "scaling_model": "the functions of scaling",
     "learning_recipes": "what learning trains",
     "page_tables": "writes tables",
+    "figure_tables": "writes tables",
     "results_tables": "writes tables",
     "learning_tables": "writes tables",
     "run_all": "this one",
@@ -79,12 +86,15 @@ class Measured:
 
 
 def processor() -> str:
-    """The processor's name, where the kernel tells it."""
+    """The processor's name and its wide units, where the kernel tells them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except FileNotFoundError:
         return "unknown"
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
+    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "unknown")
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    units = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{name} with {', '.join(units)}" if units else f"{name} without avx512"
 
 
 def commit() -> str:
@@ -94,13 +104,13 @@ def commit() -> str:
     return told.stdout.strip() or "unknown"
 
 
-def measured(name: str, options: tuple[str, ...]) -> Measured:
+def measured(name: str, script: str, options: tuple[str, ...]) -> Measured:
     """Run a benchmark, its output shown as it comes.
 
     Raises:
         SystemExit: it failed, or its last line is no JSON object.
     """
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *options]
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *options]
     began = time.perf_counter()
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -110,33 +120,9 @@ def measured(name: str, options: tuple[str, ...]) -> Measured:
             lines.append(line)
     if process.returncode or not lines:
         sys.exit(f"{name}: ended with {process.returncode}")
-    shown = " ".join(["python", f"benchmarks/{name}.py", *(option.removeprefix(f"{ROOT}/") for option in options)])
+    shown = " ".join(["python", f"benchmarks/{script}.py", *(option.removeprefix(f"{ROOT}/") for option in options)])
     machine = {**environment(), "processor": processor(), "threads": os.environ.get("OMP_NUM_THREADS")}
     return Measured(shown, commit(), round(time.perf_counter() - began, 1), machine, json.loads(lines[-1]))
-
-
-def rows(figures: object, name: str = "") -> Iterator[tuple[str, str]]:
-    """Each number with the path to it; a list's members are called by their text fields, else by number."""
-    if isinstance(figures, dict):
-        for key, value in figures.items():
-            yield from rows(value, f"{name}, {key}" if name else str(key))
-    elif isinstance(figures, list) and all(isinstance(each, int | float) for each in figures):
-        yield name, " / ".join(shown(each) for each in figures)
-    elif isinstance(figures, list):
-        for number, each in enumerate(figures):
-            texts = [str(value) for value in each.values() if isinstance(value, str)] if isinstance(each, dict) else []
-            inside = {k: v for k, v in each.items() if not isinstance(v, str)} if isinstance(each, dict) else each
-            yield from rows(inside, f"{name}, {' '.join(texts) or number}" if name else " ".join(texts))
-    elif figures is not None:
-        yield name, shown(figures)
-
-
-def shown(figure: object) -> str:
-    if isinstance(figure, bool) or not isinstance(figure, int | float):
-        return str(figure)
-    if isinstance(figure, int) or abs(figure) >= 1000:
-        return f"{figure:,.0f}"
-    return f"{figure:.4g}"
 
 
 def tables(results: dict[str, Measured]) -> str:
@@ -149,9 +135,7 @@ def tables(results: dict[str, Measured]) -> str:
             "",
             f"`{result.command}`: {result.seconds:,.0f} s at {result.commit} on {machine['processor']},",
         ]
-        lines += [f"{machine['cores']} cores, torch {machine['torch']}.", "", "| figure | value |", "| --- | --- |"]
-        lines += [f"| {figure} | {value} |" for figure, value in rows(result.figures)]
-        lines.append("")
+        lines += [f"{machine['cores']} cores, torch {machine['torch']}.", "", *figure_tables(result.figures)]
     return "\n".join(lines).rstrip()
 
 
@@ -172,7 +156,7 @@ def main() -> None:
     for name in options.only:
         benchmark = BENCHMARKS[name]
         print(f"== {name}", flush=True)
-        results[name] = measured(name, benchmark.quick if options.quick else benchmark.full)
+        results[name] = measured(name, benchmark.script or name, benchmark.quick if options.quick else benchmark.full)
         plain = {each: asdict(result) for each, result in results.items()}
         file.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if options.write is not None:

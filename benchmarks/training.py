@@ -5,7 +5,8 @@
 Each side is a process that has loaded the same model and takes some steps when it is its turn; within a round all
 sides take turns, and each round begins with another, so that the machine's drift meets all. `+compile` is
 `torch.compile`: of the blocks for Malmoi, of the model for the others. The first turn warms up and is not counted.
-Prints medians, and the ratios of each round with their spread. The last line is one JSON object.
+With bf16 the Trainer stands there a second time, as it is by default: in fp32. Prints medians, and the ratios of each
+round with their spread. The last line is one JSON object.
 """
 
 import argparse
@@ -22,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from sides.data import add_shape_options, asked_shape, prepared, set_threads
 from sides.turns import Side
+from sides.work import Work
 
 SIDES = {"malmoi": "malmoi.py", "trainer": "hf_trainer.py", "plain": "plain.py"}
 
@@ -71,14 +73,16 @@ def main() -> None:
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         work = prepared(Path(name), shape, options.device, options.precision)
-        sides = {}
+        sides: dict[str, Side] = {}
+        wanted: dict[str, tuple[str, Work]] = {}
         for is_compiled in compiled:
             for side, script in SIDES.items():
-                label = f"{side}{'+compile' if is_compiled else ''}"
-                if label not in (options.only or [label]):
-                    continue
-                made = Side(script, replace(work, compile=is_compiled), Path(name) / f"{label}.log")
-                sides[label] = stack.enter_context(made)
+                wanted[f"{side}{'+compile' if is_compiled else ''}"] = script, replace(work, compile=is_compiled)
+        if work.precision != "fp32":
+            wanted["trainer in fp32"] = SIDES["trainer"], replace(work, precision="fp32")
+        for label, (script, of_side) in wanted.items():
+            if label in (options.only or [label]):
+                sides[label] = stack.enter_context(Side(script, of_side, Path(name) / f"{label}.log"))
                 sides[label].steps(steps)
                 seconds[label] = []
         for number in range(rounds):
