@@ -15,6 +15,7 @@ from transformers import GPT2LMHeadModel
 from configs.errors import BadInput
 from configs.schema import Precision, TrainSettings
 from inference.activation import activate_in_one_pass
+from train.attention import SDPA_IN_FP32
 from train.chunked_loss import loss_in_one_kernel
 from train.model import TrainedGPT2
 
@@ -32,7 +33,10 @@ def configured(
     """
     if settings.attention == "flash_attention_2":
         _check_flash_attention(precision, document_mask)
-    model.set_attn_implementation(settings.attention)
+    on_cpu_in_16_bits = precision != "fp32" and not torch.cuda.is_available()
+    model.set_attn_implementation(
+        SDPA_IN_FP32 if settings.attention == "sdpa" and on_cpu_in_16_bits else settings.attention
+    )
     activate_in_one_pass(model)
     if settings.activation_checkpointing:
         # Another name for it from transformers 5.24 on, under which the old one warns.

@@ -9,9 +9,10 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from configs.errors import BadInput
-from configs.schema import ModelSettings, RunSettings, TrainSettings
+from configs.schema import ModelSettings, Precision, RunSettings, TrainSettings
 from tests.launching import step_losses
 from tests.train.streams import CPU, VOCABULARY, grads, marked, stream_of
+from train.attention import SDPA_IN_FP32
 from train.documents import Batch
 from train.kernels import configured, missing_compiler
 from train.model import SpecialTokenIds, new_model
@@ -52,6 +53,30 @@ def assert_equal(one: tuple[float, list[torch.Tensor]], other: tuple[float, list
 def test_plain_attention_equals_the_fused_kernel(batch: Batch) -> None:
     assert made(replace(PLAIN, attention="eager")).config._attn_implementation == "eager"
     assert_equal(loss_and_gradient(replace(PLAIN, attention="eager"), batch), loss_and_gradient(PLAIN, batch))
+
+
+@either_batch
+def test_attention_in_fp32_on_a_cpu_is_as_near_to_fp32_as_that_in_bf16(batch: Batch) -> None:
+    def gradients(precision: Precision, implementation: str) -> list[torch.Tensor]:
+        shape = ModelSettings(n_layer=3, n_head=2, n_embd=16, block_size=BLOCK)
+        model = configured(new_model(shape, VOCABULARY, SpecialTokenIds(0, 1, 2, 3), 5), PLAIN, precision, False)
+        if not torch.cuda.is_available():
+            assert model.config._attn_implementation == ("sdpa" if precision == "fp32" else SDPA_IN_FP32)
+        with torch.no_grad():
+            for block in model.transformer.h:
+                block.attn.c_attn.weight.mul_(20)  # so that attention looks somewhere
+        model.set_attn_implementation(implementation)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            batch_nats(model, batch, VOCABULARY, CPU, "sdpa").backward()
+        return grads(model)
+
+    exact = gradients("fp32", "sdpa")
+
+    def error(implementation: str) -> float:
+        apart = [one - other for one, other in zip(gradients("bf16", implementation), exact, strict=True)]
+        return float(torch.nn.utils.get_total_norm(apart) / torch.nn.utils.get_total_norm(exact))
+
+    assert error(SDPA_IN_FP32) < 0.05 and error("sdpa") < 0.05
 
 
 def test_the_activation_in_one_pass_equals_transformers_own() -> None:
