@@ -36,14 +36,14 @@ GROUPS = {
     OPTIMISER: ("_fused_adamw", "vector_norm", "_foreach", "zero_grad", "Optimizer"),
     LOSS: ("log_softmax", "gather", "scatter", "exp_", "ChunkedNats", "nll_loss", "aten::sub_"),
 }
+"""A part of an operation's name decides; the rest is `norms, activations and the rest`."""
 KERNELS = {
     "attention": ("sdpa", "fmha", "flash"),
     LOSS: ("log_softmax", "SoftMax"),
     OPTIMISER: ("multi_tensor_apply", "LpNorm"),
     "products": ("nvjet", "gemm", "cutlass", "xmma"),
 }
-"""Of a GPU, which have names of their own; those of the loss's products are no others'."""
-"""A part of an operation's name decides; the rest is `norms, activations and the rest`."""
+"""Of a GPU, which have names of their own; the loss's products cannot be told from others there."""
 REST = "norms, activations and the rest"
 BYTES_A_PARAMETER = 52
 

@@ -36,7 +36,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Under xdist a module's tests stay in one process, for what they share, and those of the one Slurm cluster too."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByModule(LoadScopeScheduling):  # type: ignore[misc]
+    class ByModule(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
         def _split_scope(self, nodeid: str) -> str:
             module = nodeid.split("::")[0]
             return "tests/cluster" if module.startswith("tests/cluster/") else module

@@ -13,6 +13,7 @@ from data_prep.shards import TokenStream
 DocumentTokens = Literal["two", "one"]
 """How a document is set off in the shards: between `<s>` and `</s>`, or by the one token that stands for both."""
 QUARTERS = 4
+"""What a sample is cut into while samples are short."""
 NOT_COUNTED = -100
 """The label of a token that nothing is learnt from, as torch's and transformers' losses have it."""
 

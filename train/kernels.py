@@ -48,7 +48,7 @@ def configured(
             raise BadInput(f"train.compile: {missing}; install it, or set train.compile false")
         for block in model.transformer.h:
             block.compile()
-        # On a CPU the plain form, in place, is two to three times as fast as what is compiled.
+        # On a CPU compiling the loss gains nothing over the form in place (benchmarks/step_forms.py).
         if isinstance(model, TrainedGPT2) and torch.cuda.is_available():
             model.lm_head.loss_of_chunk = torch.compile(loss_in_one_kernel)
     return model
