@@ -1,10 +1,12 @@
 """Every benchmark of the project, one after another, and what they say as one JSON file and as tables.
 
     python benchmarks/run_all.py [--quick | --full] [--only training memory ...] [--out runs/benchmarks] [--write PAGE]
+    python benchmarks/run_all.py --device cuda ...
 
-Each runs as a process of its own; the last line of its output is one JSON object. OUT/results.json holds them with the
+Each runs as a process of its own; the last line of its output is one JSON object. OUT/cpu.json holds them with the
 command, the seconds, the machine, the versions and the commit; what was measured before and is not run now stays.
---write replaces the tables of docs/performance.md by them. --quick shows that all of them run, in minutes, and measures
+--write replaces the tables of docs/performance.md by them. --device cuda runs those that ask something of a GPU, into
+OUT/cuda.json and tables of their own. --quick shows that all of them run, in minutes, and measures
 nothing worth having. Nothing else should run on the machine meanwhile.
 """
 
@@ -59,6 +61,21 @@ BENCHMARKS = {
     "generation": Benchmark(("--quick",)),
     "learning": Benchmark(("--quick",)),
 }
+GPU = ("--device", "cuda", "--precision", "bf16")
+SIDES = ("--only", "malmoi+compile", "trainer+compile", "plain+compile")
+GPU_BENCHMARKS = {
+    "training": Benchmark(
+        ("--quick", *GPU), (*GPU, "--shape", "124M", "--batch", "32", "--steps", "10", "--rounds", "5", *SIDES)
+    ),
+    "memory": Benchmark(("--quick", *GPU), (*GPU, "--shape", "124M", "--batch", "8")),
+    "step_profile": Benchmark(
+        ("--quick", "--compile", *GPU), (*GPU, "--compile", "--shape", "124M", "--batch", "64", "--steps", "5")
+    ),
+    "step_forms": Benchmark(("--quick", *GPU), (*GPU, "--shape", "124M", "--batch", "64")),
+}
+BY_DEVICE = {"cpu": BENCHMARKS, "cuda": GPU_BENCHMARKS}
+MARKERS = {"cpu": SCRIPT, "cuda": f"{SCRIPT} --device cuda"}
+"""Of the tables of each device."""
 ELSEWHERE = {
     "finetune": "needs a pre-trained model; its figures stand in docs/results.md",
     "encode": "needs a tokenizer; prepare times the same kernel in its place",
@@ -85,8 +102,12 @@ class Measured:
     figures: dict[str, Any]
 
 
-def processor() -> str:
-    """The processor's name and its wide units, where the kernel tells them."""
+def processor(device: str) -> str:
+    """The GPU's name, or the processor's with its wide units, where the kernel tells them."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except FileNotFoundError:
@@ -104,7 +125,7 @@ def commit() -> str:
     return told.stdout.strip() or "unknown"
 
 
-def measured(name: str, script: str, options: tuple[str, ...]) -> Measured:
+def measured(name: str, script: str, options: tuple[str, ...], device: str) -> Measured:
     """Run a benchmark, its output shown as it comes.
 
     Raises:
@@ -121,7 +142,7 @@ def measured(name: str, script: str, options: tuple[str, ...]) -> Measured:
     if process.returncode or not lines:
         sys.exit(f"{name}: ended with {process.returncode}")
     shown = " ".join(["python", f"benchmarks/{script}.py", *(option.removeprefix(f"{ROOT}/") for option in options)])
-    machine = {**environment(), "processor": processor(), "threads": os.environ.get("OMP_NUM_THREADS")}
+    machine = {**environment(), "processor": processor(device), "threads": os.environ.get("OMP_NUM_THREADS")}
     return Measured(shown, commit(), round(time.perf_counter() - began, 1), machine, json.loads(lines[-1]))
 
 
@@ -144,23 +165,28 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true")
     size.add_argument("--full", action="store_true", help="the default")
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, help="none: all of the device's")
+    parser.add_argument("--device", choices=BY_DEVICE, default="cpu")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks")
     parser.add_argument("--write", type=Path, help="page whose tables are replaced")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / ("quick.json" if options.quick else "results.json")
+    benchmarks = BY_DEVICE[options.device]
+    file = options.out / f"{options.device}{'-quick' if options.quick else ''}.json"
     results = {}
     if file.is_file():
         results = {name: Measured(**plain) for name, plain in json.loads(file.read_text()).items()}
-    for name in options.only:
-        benchmark = BENCHMARKS[name]
+    for name in options.only or benchmarks:
+        if name not in benchmarks:
+            sys.exit(f"{name}: not on {options.device}; choose from {', '.join(benchmarks)}")
+        benchmark = benchmarks[name]
         print(f"== {name}", flush=True)
-        results[name] = measured(name, benchmark.script or name, benchmark.quick if options.quick else benchmark.full)
+        asked = benchmark.quick if options.quick else benchmark.full
+        results[name] = measured(name, benchmark.script or name, asked, options.device)
         plain = {each: asdict(result) for each, result in results.items()}
         file.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if options.write is not None:
-        write_tables(options.write, SCRIPT, tables(results))
+        write_tables(options.write, MARKERS[options.device], tables(results))
     print(f"{file}")
 
 

@@ -3,9 +3,10 @@
     python benchmarks/step_forms.py [--device cuda --precision bf16 --shape 124M --batch 64] [--quick]
 
 Milliseconds, medians of repeated calls after warm-up, all in one process: forward and backward of causal attention of
-one layer by each of torch's kernels; the loss with its gradients in place and as one compiled kernel, by the size of a
-chunk; forward and backward of the whole model as it is, with compiled blocks, and compiled as a whole. The last line is
-one JSON object.
+one layer by each of torch's kernels, and in fp32 where a processor computes in 16 bits; the loss with its gradients in
+place and as one compiled kernel, by the size of a chunk, and as Liger's fused loss where that package is installed;
+forward and backward of the whole model as it is, with torch's attention in 16 bits, with compiled blocks, and compiled
+as a whole. Forms of the model take turns. The last line is one JSON object.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +29,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from configs.schema import ModelSettings, TrainSettings
+from configs.schema import ModelSettings, Precision, TrainSettings
 from train import chunked_loss
 from train.chunked_loss import ChunkedNats, LossOfChunk, loss_in_one_kernel, loss_in_place
 from train.kernels import configured
@@ -65,19 +67,20 @@ class Figures:
     model: list[Timed]
 
 
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
 def milliseconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
     for _ in range(2):
         work()
-    taken = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(1e3 * (time.perf_counter() - began))
-    return round(statistics.median(taken), 3)
+    return round(1e3 * statistics.median(seconds_of(work, device) for _ in range(repeats)), 3)
 
 
 def attention_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: int) -> Iterator[Timed]:
@@ -95,6 +98,9 @@ def attention_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repe
     for name, kernel in named.items():
         with nullcontext() if kernel is None else sdpa_kernel(kernel):
             yield Timed(name, milliseconds(both_ways, device, repeats))
+    if device.type == "cpu" and dtype != torch.float32:
+        joint, gradient = joint.detach().float().requires_grad_(), gradient.float()
+        yield Timed("in fp32", milliseconds(both_ways, device, repeats))
 
 
 def loss_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: int) -> Iterator[Timed]:
@@ -115,27 +121,47 @@ def loss_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: 
             took = milliseconds(lambda form=form: both_ways(form), device, repeats)
             yield Timed(f"{name}, {logits:,} logits a chunk", took)
     chunked_loss.loss_positions = by_setting
+    if device.type == "cuda" and find_spec("liger_kernel") is not None:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        liger = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
+        vectors = hidden.detach().to(dtype).requires_grad_()
+
+        def its_way() -> None:
+            torch.autograd.grad(liger(matrix.to(dtype), vectors, targets), (vectors, matrix))
+
+        yield Timed("Liger's", milliseconds(its_way, device, repeats))
 
 
-def compiled_whole(model: TrainedGPT2) -> nn.Module:
-    configured(model, TrainSettings(compile=False), "fp32", False)
+def compiled_whole(model: TrainedGPT2, precision: Precision) -> nn.Module:
+    configured(model, TrainSettings(compile=False), precision, False)
     model.transformer.compile()
     if model.device.type == "cuda":
         model.lm_head.loss_of_chunk = torch.compile(loss_in_one_kernel)
     return model
 
 
-def model_forms(shape: Shape, device: torch.device, precision: str, repeats: int) -> Iterator[Timed]:
+def with_torch_attention(model: TrainedGPT2, precision: Precision) -> nn.Module:
+    configured(model, TrainSettings(compile=False), precision, False).set_attn_implementation("sdpa")
+    return model
+
+
+FORMS: dict[str, Callable[[TrainedGPT2, Precision], nn.Module]] = {
+    "as it is": lambda model, precision: configured(model, TrainSettings(compile=False), precision, False),
+    "torch's attention in 16 bits": with_torch_attention,
+    "blocks compiled": lambda model, precision: configured(model, TrainSettings(compile=True), precision, False),
+    "compiled as a whole": compiled_whole,
+}
+
+
+def model_forms(shape: Shape, device: torch.device, precision: Precision, repeats: int) -> Iterator[Timed]:
     settings = ModelSettings(shape.layers, max(1, shape.width // 64), shape.width, shape.block)
     ids = torch.randint(0, shape.vocab, (shape.batch, shape.block), device=device)
-    forms: dict[str, Callable[[TrainedGPT2], nn.Module]] = {
-        "as it is": lambda model: configured(model, TrainSettings(compile=False), "fp32", False),
-        "blocks compiled": lambda model: configured(model, TrainSettings(compile=True), "fp32", False),
-        "compiled as a whole": compiled_whole,
-    }
-    for name, form in forms.items():
-        torch._dynamo.reset()
-        model = form(new_model(settings, shape.vocab, SpecialTokenIds(0, 1, 2, 3), 1).to(device))
+    works: dict[str, Callable[[], None]] = {}
+    for name, form in FORMS.items():
+        if name == "torch's attention in 16 bits" and (device.type == "cuda" or precision == "fp32"):
+            continue  # the same as it is
+        model = form(new_model(settings, shape.vocab, SpecialTokenIds(0, 1, 2, 3), 1).to(device), precision)
 
         def both_ways(model: nn.Module = model) -> None:
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -143,7 +169,14 @@ def model_forms(shape: Shape, device: torch.device, precision: str, repeats: int
             nats.backward()
             model.zero_grad(set_to_none=True)
 
-        yield Timed(name, milliseconds(both_ways, device, repeats))
+        works[name] = both_ways
+        both_ways()
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            taken[name].append(seconds_of(work, device))
+    for name, seconds in taken.items():
+        yield Timed(name, round(1e3 * statistics.median(seconds), 3))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ large product has here; and the bytes that it must at least move, at the speed o
 keeps, written once and read once, and 52 bytes a parameter. Of the parameters, in fp32: weights read forward, backward
 and to update (12) and written (4), gradients written, read for their norm and to update (12), two moments read and
 written (16), gradients read and written to clip them (8). On a GPU times are those of its kernels, and `outside` is
-when it had none. The last line is one JSON object.
+when it had none; its longest kernels are listed too. The last line is one JSON object.
 """
 
 import argparse
@@ -46,6 +46,8 @@ KERNELS = {
 """Of a GPU, which have names of their own; the loss's products cannot be told from others there."""
 REST = "norms, activations and the rest"
 BYTES_A_PARAMETER = 52
+LONGEST = 12
+"""Kernels of a GPU that are listed."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,15 @@ class Part:
     part: str
     seconds: float
     share: float
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One of a GPU's: how often it runs in a step, and its seconds then, all together."""
+
+    kernel: str
+    times: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,8 @@ class Figures:
     floor_of_products: float
     floor_of_bytes: float
     parts: list[Part]
+    kernels: list[Kernel] | None
+    """Of a GPU, the longest."""
 
 
 def group_of(name: str, shapes: Any, padded: int) -> str:
@@ -132,6 +145,21 @@ def seconds_by_group(seen: Any, padded: int, on_gpu: bool) -> dict[str, float]:
             own = [group for group, parts in KERNELS.items() if any(part in event.key for part in parts)]
             add(own[0] if own else REST, event.self_device_time_total)
     return seconds
+
+
+def longest_kernels(seen: Any, steps: int) -> list[Kernel]:
+    from torch.autograd import DeviceType
+
+    events = [event for event in seen.key_averages() if event.device_type == DeviceType.CUDA]
+    events.sort(key=lambda event: -event.self_device_time_total)
+    return [
+        Kernel(
+            event.key.split("(")[0].split("<")[0][:70],
+            round(event.count / steps, 1),
+            round(event.self_device_time_total / 1e6 / steps, 5),
+        )
+        for event in events[:LONGEST]
+    ]
 
 
 def main() -> None:
@@ -217,7 +245,10 @@ def main() -> None:
         round(flops_per_token(settings.model, shape.vocab) * tokens / products, 3),
         round(moved / copied, 3),
         parts,
+        longest_kernels(seen, steps) if on_gpu else None,
     )
+    for kernel in figures.kernels or ():
+        print(f"{kernel.kernel:70} x {kernel.times:6.1f} {1e3 * kernel.seconds:8.2f} ms")
     for part in parts:
         print(f"{part.part:34}{part.seconds:9.3f} s{part.share:8.1%}")
     print(f"{'a step':34}{figures.step_seconds:9.3f} s")

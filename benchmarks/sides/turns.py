@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -101,12 +102,19 @@ class Side:
 
     def steps(self, count: int) -> Turn:
         """Have it take so many steps."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        self.begin(count)
+        return self.turn()
+
+    def begin(self, count: int) -> None:
+        """Have it take so many steps while other sides do; `turn` waits for it."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # `turn` then finds no answer, and says why
             print(count, file=self._process.stdin, flush=True)
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
+
+    def turn(self) -> Turn:
+        """Its answer after the steps that were begun."""
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
         if not answer:
             sys.exit(f"{self.script} failed:\n{self._log.read_text()[-3000:]}")
         told: dict[str, Any] = json.loads(answer)

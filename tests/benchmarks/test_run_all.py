@@ -32,7 +32,7 @@ def test_a_benchmark_is_run_and_what_it_said_is_kept_with_the_machine(tmp_path: 
             capture_output=True,
             timeout=200,
         )
-    (seen,) = json.loads((tmp_path / "quick.json").read_text()).values()
+    (seen,) = json.loads((tmp_path / "cpu-quick.json").read_text()).values()
     assert seen["command"].startswith("python benchmarks/overhead.py --layers 1")
     assert seen["environment"]["torch"] and seen["environment"]["cores"]
     assert seen["figures"]["ratio"] > 0
