@@ -69,7 +69,7 @@ class BareLoop:
         began = time.perf_counter()
         for read in batches:
             inputs, labels = torch.from_numpy(read.inputs), torch.from_numpy(read.labels)
-            loss = self.model(inputs, labels, vocab_size, use_cache=False) / (batch * block)
+            loss = self.model(inputs, labels, vocab_size) / (batch * block)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()

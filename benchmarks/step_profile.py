@@ -129,10 +129,15 @@ def copy_speed(device: str) -> float:
     return 2 * source.nbytes / fastest_seconds(lambda: target.copy_(source), device)
 
 
-def seconds_by_group(seen: Any, padded: int, on_gpu: bool) -> dict[str, float]:
-    """Of all that the profiler saw."""
+def is_kernel(event: Any) -> bool:
+    """Whether it ran on a GPU itself; compiled graphs stand there too, with the time of all that is in them."""
     from torch.autograd import DeviceType
 
+    return event.device_type == DeviceType.CUDA and not event.key.startswith(("##", "ProfilerStep"))
+
+
+def seconds_by_group(seen: Any, padded: int, on_gpu: bool) -> dict[str, float]:
+    """Of all that the profiler saw."""
     seconds: dict[str, float] = {}
 
     def add(group: str, microseconds: float) -> None:
@@ -141,16 +146,14 @@ def seconds_by_group(seen: Any, padded: int, on_gpu: bool) -> dict[str, float]:
     for event in seen.key_averages(group_by_input_shape=True):
         if not on_gpu:
             add(group_of(event.key, event.input_shapes, padded), event.self_cpu_time_total)
-        elif event.device_type == DeviceType.CUDA:
+        elif is_kernel(event):
             own = [group for group, parts in KERNELS.items() if any(part in event.key for part in parts)]
             add(own[0] if own else REST, event.self_device_time_total)
     return seconds
 
 
 def longest_kernels(seen: Any, steps: int) -> list[Kernel]:
-    from torch.autograd import DeviceType
-
-    events = [event for event in seen.key_averages() if event.device_type == DeviceType.CUDA]
+    events = [event for event in seen.key_averages() if is_kernel(event)]
     events.sort(key=lambda event: -event.self_device_time_total)
     return [
         Kernel(

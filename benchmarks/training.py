@@ -4,8 +4,8 @@
 
 Each side is a process that has loaded the same model and takes some steps when it is its turn; within a round all
 sides take turns, and each round begins with another, so that the machine's drift meets all. `+compile` is
-`torch.compile`: of the blocks for Malmoi, of the model for the others. The first turn, which all take at once, warms up
-and is not counted. On a GPU all sides must fit beside each other; `--only` leaves some out.
+`torch.compile`: of the blocks for Malmoi, of the model for the others. The first two turns, one of which all take
+at once, warm up and are not counted. On a GPU all sides must fit beside each other; `--only` leaves some out.
 With bf16 the Trainer stands there a second time, as it is by default: in fp32. Prints medians, and the ratios of each
 round with their spread. The last line is one JSON object.
 """
@@ -90,6 +90,8 @@ def main() -> None:
                 turns[label] = []
         for side in sides.values():
             side.turn()
+        for side in sides.values():
+            side.steps(steps)
         for number in range(rounds):
             labels = [*sides][number % len(sides) :] + [*sides][: number % len(sides)]
             for label in labels:

@@ -11,16 +11,18 @@ from transformers import GPT2LMHeadModel
 from configs.schema import TrainSettings
 from train.loss_scale import LossScaleState
 from train.parallel import Placement
+from train.transfer import HostNumber
 
 
 @dataclass(frozen=True)
 class Update:
-    """What became of one update."""
+    """One update, the same on every rank, which the device may still be at."""
 
-    norm: float
+    norm: HostNumber
     """Global norm of the gradient before clipping; not finite where the update was skipped."""
-    skipped: bool
-    """On every rank: the gradient was not finite on at least one."""
+    is_late: bool
+    """Whether the host has not waited for it, and may go on without; after `Backend.load`, gradients that were made
+    meanwhile are gone."""
 
 
 class Backend(Protocol):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from configs.schema import TaskKind
-from train.model import EMBEDDING
+from train.model import EMBEDDING, context_vectors
 
 HEAD = "score.weight"
 
@@ -38,7 +38,7 @@ class GPT2WithHead(GPT2LMHeadModel):  # type: ignore[misc]  # transformers is un
         Returns:
             `[examples, classes | choices | 1]`, and `[examples x sequences, tokens, padded vocabulary]` or none.
         """
-        hidden = self.transformer(input_ids=input_ids, use_cache=False).last_hidden_state
+        hidden = context_vectors(self.transformer, input_ids)
         vectors = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
         if self._adds_orders:
             vectors = vectors.view(-1, sequences, hidden.shape[-1]).sum(1)

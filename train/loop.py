@@ -1,5 +1,6 @@
 """The training loop: next batch, forward, backward, step, log, evaluate, save."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b
@@ -56,6 +57,8 @@ class Training:
         self.interval = Interval()
         self.stopping = StopAgreement(StopRequest(), self.accelerator)
         self.progress = Progress(0, 0, 0, 0, plan.data_fingerprint, None, None)
+        self.unsettled: LoggedUpdate | None = None
+        """The last update, as long as the host has not asked what became of it."""
         self.looks: list[tuple[int, float]] = []
         """Steps at which held-out data was looked at, and its loss there."""
         self._go_on()
@@ -75,18 +78,19 @@ class Training:
         while not self._is_over() and stopped_by is None:
             with traced(plan.run, self.progress.step + 1, settings.profile, self.accelerator.process_index):
                 update = self.update()
+            if update is None:
+                continue
             heard = self.stopping.answer()
             step = self.progress.step
-            last = step == plan.steps
-            wrong = self._divergence(update)
-            if wrong is not None:
-                self._go_back(wrong)
+            logs = step == plan.steps or _is_due(step, settings.log_every)
+            saves = _is_due(step, settings.save_every)
+            if (logs or saves or heard or self._look_is_due()) and not self._settled():
                 continue
-            if last or step % settings.log_every == 0:
+            if logs:
                 self._log(update)
             stopped_by = heard or self._look_if_due()
             ends = self._is_over() or stopped_by is not None
-            if ends or _is_due(step, settings.save_every):
+            if ends or saves:
                 self._save(wait=ends)
             self._show_problems()
         look = None
@@ -118,11 +122,20 @@ class Training:
         self._take_over(best)
         return best.progress.step
 
-    def update(self) -> LoggedUpdate:
-        """One step."""
+    def update(self) -> LoggedUpdate | None:
+        """One step; none where this one or the one before went wrong, and training is back at a checkpoint.
+
+        What became of an update is asked for when the next one's gradients are on their way, so that the device has
+        work meanwhile; earlier where something needs it.
+
+        Raises:
+            RunFailed: it went wrong beyond mending.
+        """
+        nats, targets = self._forward_and_backward()
+        if not self._settled():
+            return None
         done = self.progress.step - self.progress.skipped_steps
         rate = learning_rate(done, self.plan.steps, self.plan.train)
-        nats, targets = self._forward_and_backward()
         tried_at = self.backend.loss_scale()
         update = self.backend.update(rate)
         self.watchdog.beat()
@@ -130,13 +143,16 @@ class Training:
             self.progress,
             step=self.progress.step + 1,
             samples=self.progress.samples + self.plan.train.global_batch,
-            skipped_steps=self.progress.skipped_steps + int(update.skipped),
             loss_scale=self.backend.loss_scale(),
             held_out_loss=None,
         )
         self.interval.end_step()
         self.display.step(self.progress.step)
-        return LoggedUpdate(nats, targets, rate, update.norm, update.skipped, tried_at)
+        self.unsettled = LoggedUpdate(nats, targets, rate, update.norm, tried_at)
+        if update.is_late and not self.divergence.wants_losses:
+            return self.unsettled
+        logged = self.unsettled
+        return logged if self._settled() else None
 
     def whole_weights(self) -> dict[str, Tensor]:
         """All weights by parameter name on the CPU, on rank 0; every rank must ask."""
@@ -237,9 +253,21 @@ class Training:
             self.samples.read_while(accelerator.device, first + accelerator.num_processes * plan.micro_batch)
         return total, targets
 
-    def _divergence(self, update: LoggedUpdate) -> str | None:
+    def _settled(self) -> bool:
+        """Wait for the last update and see to what became of it; false where training is back at a checkpoint."""
+        update, self.unsettled = self.unsettled, None
+        if update is None:
+            return True
+        skipped = not math.isfinite(update.norm.value())
+        self.progress = replace(self.progress, skipped_steps=self.progress.skipped_steps + int(skipped))
+        wrong = self._divergence(update, skipped)
+        if wrong is not None:
+            self._go_back(wrong)
+        return wrong is None
+
+    def _divergence(self, update: LoggedUpdate, skipped: bool) -> str | None:
         tried_at = update.loss_scale
-        if update.skipped and tried_at is not None:
+        if skipped and tried_at is not None:
             if tried_at.is_exhausted:
                 raise RunFailed(
                     f"step {self.progress.step}: fp16's loss scale is at its minimum of {tried_at.scale:g} and the "
@@ -247,7 +275,7 @@ class Training:
                 )
             return None
         loss = self._mean_loss(update) if self.divergence.wants_losses else None
-        return self.divergence.verdict(loss, update.skipped)
+        return self.divergence.verdict(loss, skipped)
 
     def _go_back(self, wrong: str) -> None:
         """To the newest checkpoint, but on with the samples after those that went wrong."""
@@ -292,7 +320,7 @@ class Training:
             tokens=self.progress.samples * sample_tokens,
             loss=self._mean_loss(update),
             lr=update.rate,
-            grad_norm=update.norm,
+            grad_norm=update.norm.value(),
             tokens_per_second=speed,
             mfu=speed * self.plan.flops_per_token / (self.plan.peak_flops * self.accelerator.num_processes),
             data_wait=times.waiting_for_data,
@@ -308,7 +336,7 @@ class Training:
         tracked = {
             "loss": line.loss,
             "lr": update.rate,
-            "grad_norm": update.norm,
+            "grad_norm": line.grad_norm,
             "tokens_per_second": speed,
             "mfu": line.mfu,
         }
@@ -355,12 +383,15 @@ class Training:
 
         The last step's is another: it comes after the loop, at all of the held-out part.
         """
-        step = self.progress.step
-        is_due = 0 < step < self.plan.steps and _is_due(step, self.plan.train.evaluate_every)
-        if not is_due or step in [taken_at for taken_at, _ in self.looks]:
+        if not self._look_is_due():
             return None
         look = self._evaluate(self.plan.train.evaluate_tokens)
         return self.stopping.now() if look is None else None
+
+    def _look_is_due(self) -> bool:
+        step = self.progress.step
+        is_due = 0 < step < self.plan.steps and _is_due(step, self.plan.train.evaluate_every)
+        return is_due and step not in [taken_at for taken_at, _ in self.looks]
 
     def _save(self, wait: bool) -> None:
         """Have rank 0 write a checkpoint; every rank takes part in gathering it."""

@@ -74,7 +74,7 @@ def block_trial(
 
     def nats_of(size: int) -> Tensor:
         ids = torch.zeros((size, block_size), dtype=torch.int64, device=device)
-        nats: Tensor = model(ids, ids, use_cache=False)
+        nats: Tensor = model(ids, ids)
         return nats
 
     return trial(model, nats_of, precision, device)

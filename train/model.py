@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from configs.errors import BadInput
 from configs.schema import ModelSettings
@@ -45,11 +45,34 @@ class TrainedGPT2(GPT2LMHeadModel):  # type: ignore[misc]  # transformers is unt
     def forward(
         self, input_ids: Tensor, targets: Tensor | None = None, vocab_size: int | None = None, **inputs: Any
     ) -> Any:
-        """What `GPT2LMHeadModel` gives; or, given targets, their summed nats, as `OutputMatrix` says."""
+        """What `GPT2LMHeadModel` gives; or, given targets, their summed nats, as `OutputMatrix` says, with `inputs` as
+        those of `context_vectors`."""
         if targets is None:
             return super().forward(input_ids, **inputs)
-        hidden = self.transformer(input_ids, **inputs).last_hidden_state
-        return self.lm_head(hidden, targets, vocab_size)
+        return self.lm_head(context_vectors(self.transformer, input_ids, **inputs), targets, vocab_size)
+
+
+def context_vectors(
+    transformer: GPT2Model, input_ids: Tensor, positions: Tensor | None = None, attention_mask: Tensor | None = None
+) -> Tensor:
+    """What `transformer` gives for whole sequences, `[batch, length, n_embd]`, and no host waits for its device.
+
+    Its own `forward` looks at the positions for sequences that begin within a sample, which the host has to wait for,
+    and `torch.compile` of it writes a mask down that keeps attention from its fastest kernel.
+
+    Args:
+        input_ids: `int64[batch, length]`.
+        positions: `int64[batch, length]`; none: from 0.
+        attention_mask: as the attention in use takes it, which does without one where each token sees all before it:
+            all but `eager`.
+    """
+    if positions is None:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+    hidden: Tensor = transformer.drop(transformer.wte(input_ids) + transformer.wpe(positions))
+    for block in transformer.h:
+        hidden = block(hidden, attention_mask=attention_mask)
+    vectors: Tensor = transformer.ln_f(hidden)
+    return vectors
 
 
 def gpt2_config(settings: ModelSettings, vocab_size: int, special: SpecialTokenIds) -> GPT2Config:

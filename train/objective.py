@@ -34,8 +34,10 @@ def batch_nats(
     documents = {}
     if batch.begins is not None:
         begins = on_device(batch.begins, device)
-        documents = {"position_ids": positions(begins), "attention_mask": attention_mask(begins, attention)}
-    nats: Tensor = model(inputs, labels, vocab_size, use_cache=False, **documents)
+        documents = {"positions": positions(begins), "attention_mask": attention_mask(begins, attention)}
+    elif attention == "eager":
+        documents = {"attention_mask": attention_mask(torch.zeros_like(inputs[:1]), attention)}
+    nats: Tensor = model(inputs, labels, vocab_size, **documents)
     return nats
 
 
@@ -51,8 +53,7 @@ def attention_mask(begins: Tensor, attention: Attention) -> Tensor:
         begins: `Batch.begins`, `[batch, block_size]`.
 
     Returns:
-        `[batch, 1, block_size, block_size]`, a form that transformers hands on to the attention as it is: true where
-        it may look for sdpa; for eager what is added to the scores.
+        `[batch, 1, block_size, block_size]`: true where it may look for sdpa; for eager what is added to the scores.
     """
     sees = (begins[:, :, None] == begins[:, None, :]).tril()[:, None]
     if attention == "eager":

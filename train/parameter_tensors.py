@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from train.backend import Update
 from train.loss_scale import LossScaleState
 from train.sharding import placed_like, whole
+from train.transfer import HostNumber
 
 WEIGHT = "model"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
@@ -45,16 +46,21 @@ def clip_and_step(
     """One update from the gradients of a loss that was multiplied by `scale`; afterwards they are gone.
 
     Where their norm is not finite, nothing is updated. Clipping is `torch.nn.utils.clip_grad_norm_`'s, in one
-    multiplication with the division by `scale`.
+    division with that by `scale`. Where torch's fused kernel updates all parameters it does both, and decides whether
+    to update, by numbers that the host has not seen.
     """
     factor = scale.scale if scale else 1.0
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = float(whole(torch.nn.utils.get_total_norm(gradients))) / factor
-    is_finite = math.isfinite(norm)
-    if is_finite:
-        shrink = min(1.0, clip_norm / (norm + SMALLEST_NORM)) if clip_norm else 1.0
-        if shrink != 1.0 or factor != 1.0:
-            torch._foreach_mul_(gradients, shrink / factor)
+    norm = whole(torch.nn.utils.get_total_norm(gradients)) / factor
+    excess = ((norm + SMALLEST_NORM) / clip_norm).clamp(min=1.0) if clip_norm else torch.ones_like(norm)
+    travelling, is_fused = HostNumber(norm), bool(optimizer.defaults.get("fused"))
+    if is_fused:
+        # What torch's GradScaler hands to the same kernels.
+        optimizer.grad_scale = excess * factor  # type: ignore[attr-defined]
+        optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif math.isfinite(travelling.value()):
+        torch._foreach_div_(gradients, excess * factor)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return Update(norm, skipped=not is_finite)
+    return Update(travelling, is_fused)

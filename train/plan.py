@@ -10,6 +10,7 @@ from train.checkpoint import Progress
 from train.look_sampler import LookSampler
 from train.loss_scale import LossScaleState
 from train.task import Look, Task
+from train.transfer import HostNumber
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class LoggedUpdate:
     targets: int
     """Of all ranks."""
     rate: float
-    norm: float
-    """Global norm of the gradient before clipping."""
-    skipped: bool
+    norm: HostNumber
+    """Global norm of the gradient before clipping; not finite where the update was skipped."""
     loss_scale: LossScaleState | None
     """The fp16 scale that the update was tried at; none in other precisions."""

@@ -1,6 +1,8 @@
 """What one process, DDP and FSDP2 share: a torch optimiser over named parameters, and a loss scale of our own."""
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,13 +35,16 @@ class TorchBackend:
         set_learning_rate(self._optimizer, rate)
         update = clip_and_step(self._bare, self._optimizer, self._clip_norm, self._scale)
         if self._scale:
-            self._scale = self._scale.after(update.skipped)
+            # The next forward pass needs the scale.
+            self._scale = self._scale.after(not math.isfinite(update.norm.value()))
+            return replace(update, is_late=False)
         return update
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         return parameter_tensors(self._bare, self._optimizer)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
         load_parameters(self._bare, self._optimizer, tensors)
 
     def loss_scale(self) -> LossScaleState | None:

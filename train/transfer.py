@@ -1,4 +1,4 @@
-"""From arrays on the host to tensors where the model computes."""
+"""Between the host and the device where the model computes, neither waiting for the other."""
 
 from typing import Any
 
@@ -14,3 +14,22 @@ def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
     if device.type == "cpu":
         return torch.from_numpy(array)
     return torch.from_numpy(np.ascontiguousarray(array)).pin_memory().to(device, non_blocking=True)
+
+
+class HostNumber:
+    """A device's number, on its way to the host from when it is made."""
+
+    def __init__(self, number: Tensor) -> None:
+        """Args:
+        number: of one element.
+        """
+        self._number = number.detach().to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if number.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def value(self) -> float:
+        """Waits for the number, and not for what the device was given to do after it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return float(self._number)

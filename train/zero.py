@@ -27,6 +27,7 @@ from train.loss_scale import LossScaleState
 from train.optim import new_optimizer, set_learning_rate
 from train.parallel import Placement
 from train.parameter_tensors import WEIGHT
+from train.transfer import HostNumber
 from train.zero_config import zero_stage
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -77,8 +78,8 @@ class ZeroBackend:
     def update(self, rate: float) -> Update:
         set_learning_rate(self._zero, rate)
         self._engine.step()
-        skipped = bool(self._zero.overflow)
-        return Update(math.inf if skipped else float(self._engine.get_global_grad_norm()), skipped)
+        norm = math.inf if self._zero.overflow else float(self._engine.get_global_grad_norm())
+        return Update(HostNumber(torch.tensor(norm)), is_late=False)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._bare.named_parameters():

@@ -127,7 +127,7 @@ def test_no_tensor_of_a_step_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -
             return made
 
     with Largest() as ours:
-        model(ids, ids, 5_000, use_cache=False).backward()
+        model(ids, ids, 5_000).backward()
     with Largest() as plain:
         next_token_nats(model(ids, use_cache=False).logits, ids, 5_000).backward()
     assert plain.elements >= 4 * 64 * 5_000

@@ -46,7 +46,7 @@ def losses(model: GPT2LMHeadModel, is_plain: bool, train: TrainSettings = TRAIN)
         if is_plain:
             nats = next_token_nats(model(inputs, use_cache=False).logits, targets, VOCABULARY)
         else:
-            nats = model(inputs, targets, VOCABULARY, use_cache=False)
+            nats = model(inputs, targets, VOCABULARY)
         (nats / targets.numel()).backward()
         clip_and_step(model, optimizer, train.clip_norm, None)
         seen.append(float(nats.detach()) / targets.numel())
