@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from train.compiler import missing_compiler
 from train.documents import NOT_COUNTED
 from train.memory import loss_positions
 
@@ -32,14 +33,14 @@ def loss_in_place(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Ten
     return nats, gradient.mul_(counted).to(logits.dtype)
 
 
-def loss_in_one_kernel(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """`LossOfChunk` as a formula, for `torch.compile` to make a kernel of that reads logits and writes gradients."""
-    counted = targets != NOT_COUNTED
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    logprobs = torch.log_softmax(logits.float().masked_fill(columns >= vocab_size, -torch.inf), 1)
-    is_answer = columns == targets
-    nats = -logprobs.where(is_answer, 0).sum()
-    return nats, ((logprobs.exp() - is_answer.float()) * counted).to(logits.dtype)
+def loss_of_device(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """The `LossOfChunk` that is fastest where `logits` are; on a GPU it needs a compiler."""
+    if not logits.is_cuda:
+        return loss_in_place(logits, targets, vocab_size)
+    # Triton comes with torch where that is made for a GPU, and not elsewhere.
+    from train.loss_kernel import loss_in_kernel
+
+    return loss_in_kernel(logits, targets, vocab_size)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -104,7 +105,16 @@ def chunk_of(positions: int, most: int) -> int:
 class OutputMatrix(nn.Linear):
     """GPT-2's `lm_head`: logits of context vectors, or the nats of the targets that come after them."""
 
-    loss_of_chunk: LossOfChunk = staticmethod(loss_in_place)
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.loss_of_chunk: LossOfChunk = loss_in_place if missing_compiler() else loss_of_device
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None, vocab_size: int | None = None) -> Tensor:
         """Logits `[..., padded vocabulary]`; or, given targets, their summed nats as an fp32 scalar.

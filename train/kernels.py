@@ -3,11 +3,7 @@
 None of it changes what is computed by more than rounding, nor the names of the weights.
 """
 
-import os
-import shutil
-import sysconfig
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from transformers import GPT2LMHeadModel
@@ -16,8 +12,7 @@ from configs.errors import BadInput
 from configs.schema import Precision, TrainSettings
 from inference.activation import activate_in_one_pass
 from train.attention import SDPA_IN_FP32
-from train.chunked_loss import loss_in_one_kernel
-from train.model import TrainedGPT2
+from train.compiler import missing_compiler
 
 
 def configured(
@@ -48,9 +43,6 @@ def configured(
             raise BadInput(f"train.compile: {missing}; install it, or set train.compile false")
         for block in model.transformer.h:
             block.compile()
-        # On a CPU compiling the loss gains nothing over the form in place (benchmarks/step_forms.py).
-        if isinstance(model, TrainedGPT2) and torch.cuda.is_available():
-            model.lm_head.loss_of_chunk = torch.compile(loss_in_one_kernel)
     return model
 
 
@@ -68,12 +60,3 @@ def _check_flash_attention(precision: Precision, document_mask: bool) -> None:
             "train.attention flash_attention_2 needs the package flash-attn, which is not installed "
             "(`pip install flash-attn --no-build-isolation`, with CUDA); sdpa uses torch's own flash kernel"
         )
-
-
-def missing_compiler() -> str | None:
-    """What `torch.compile` lacks on this machine, or none."""
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        return f"no C++ compiler '{compiler}' on the PATH"
-    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return None if headers.is_file() else f"no Python headers ({headers}, in a package like python3-dev)"

@@ -6,7 +6,7 @@ from configs.schema import ModelSettings, OptimizerName, Sharding, TrainSettings
 from train.size import padded_vocabulary, parameter_count
 
 SHARDINGS: tuple[Sharding, ...] = get_args(Sharding)
-LOSS_CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**27}
+LOSS_CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
 """Logits of a chunk of the loss: few enough for a processor's cache, enough to keep a GPU busy."""
 FEWEST_LOSS_POSITIONS = 256
 """Of a chunk of the loss: the gradient of the whole output matrix is read and written once a chunk."""
@@ -57,7 +57,8 @@ def activation_bytes(
     Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models" (2022), section 4: in 16 bits
     34 bytes a token, layer and channel, and 5 for each attention weight, which fused kernels do not keep. With
     activation checkpointing a block's input alone, and one block in full. Of the loss, the gradients of the output
-    matrix and of its input, and a chunk's logits: in their own precision, in fp32, and as a gradient.
+    matrix and of its input, and a chunk's logits: in their own precision, and on a processor in fp32 and as a
+    gradient beside them.
     """
     scale = 1 if half else 2
     tokens = micro_batch * model.block_size
@@ -69,10 +70,9 @@ def activation_bytes(
     else:
         blocks = model.n_layer * block
     chunk = min(tokens, loss_positions(vocab_size, device_type)) * vocab_size
-    loss = (
-        (2 * scale + 8) * chunk + 4 * model.n_embd * padded_vocabulary(vocab_size) + 2 * scale * tokens * model.n_embd
-    )
-    return blocks + loss
+    logits = (2 * scale + (8 if device_type == "cpu" else 0)) * chunk
+    gradients = 4 * model.n_embd * padded_vocabulary(vocab_size) + 2 * scale * tokens * model.n_embd
+    return blocks + logits + gradients
 
 
 def checkpoint_bytes(model: ModelSettings, vocab_size: int, optimizer: OptimizerName) -> int:

@@ -13,8 +13,9 @@ from configs.schema import ModelSettings, Precision, RunSettings, TrainSettings
 from tests.launching import step_losses
 from tests.train.streams import CPU, VOCABULARY, grads, marked, stream_of
 from train.attention import SDPA_IN_FP32
+from train.compiler import missing_compiler
 from train.documents import Batch
-from train.kernels import configured, missing_compiler
+from train.kernels import configured
 from train.model import SpecialTokenIds, new_model
 from train.objective import batch_nats
 from train.run import run

@@ -41,8 +41,8 @@ def test_activations_shrink_with_checkpointing_and_grow_with_plain_attention() -
     )
     eager = activation_bytes(MODEL, VOCABULARY, TrainSettings(attention="eager"), 8, half=True, device_type="cuda")
     tokens = 8 * 1024
-    chunk = 2**27 // VOCABULARY // 64 * 64 * VOCABULARY
-    loss = 10 * chunk + 4 * 768 * padded_vocabulary(VOCABULARY) + 2 * tokens * 768
+    chunk = 2**28 // VOCABULARY // 64 * 64 * VOCABULARY
+    loss = 2 * chunk + 4 * 768 * padded_vocabulary(VOCABULARY) + 2 * tokens * 768
     assert plain == 34 * tokens * 768 * 12 + loss
     assert plain - less == 34 * tokens * 768 * 11 - 2 * tokens * 768 * 12
     assert eager - plain == 5 * 12 * 1024 * tokens * 12

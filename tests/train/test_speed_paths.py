@@ -9,7 +9,8 @@ from transformers import GPT2LMHeadModel
 
 from configs.schema import ModelSettings, TrainSettings
 from train import chunked_loss
-from train.kernels import configured, missing_compiler
+from train.compiler import missing_compiler
+from train.kernels import configured
 from train.model import SpecialTokenIds, TrainedGPT2, new_model
 from train.objective import next_token_nats
 from train.optim import new_optimizer

@@ -1,0 +1,60 @@
+"""The loss as a kernel of Triton, on a GPU or by Triton's interpreter: in place of a GPU, that runs it on a CPU."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from tests.launching import ROOT, environment
+from train.chunked_loss import loss_in_place
+from train.documents import NOT_COUNTED
+
+SHAPES = [(300, 320), (8_192, 8_192), (9_000, 9_024), (20_000, 20_032)]
+"""Vocabularies and their padding: less than a program reads at once, exactly that, and more."""
+
+
+def compare(device: str) -> None:
+    """Set the kernel against the plain form, for every shape and type; raise where they differ."""
+    from train.loss_kernel import loss_in_kernel
+
+    for vocab_size, padded in SHAPES:
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            torch.manual_seed(vocab_size)
+            logits = (4 * torch.randn(12, padded)).to(dtype).to(device)
+            logits[:, vocab_size:] = 50.0
+            targets = torch.randint(0, vocab_size, (12, 1)).to(device)
+            targets[::5] = NOT_COUNTED
+            plain = loss_in_place(logits.clone(), targets, vocab_size)
+            ours = loss_in_kernel(logits.clone(), targets, vocab_size)
+            assert ours[1].dtype == dtype and not ours[1][:, vocab_size:].any()
+            torch.testing.assert_close(ours[0], plain[0], rtol=1e-6, atol=0)
+            rounding = {"rtol": 1e-5, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 8e-3, "atol": 1e-7}
+            torch.testing.assert_close(ours[1], plain[1], **rounding)
+    for wrong in (float("nan"), float("inf")):
+        logits = torch.zeros(2, 320, device=device)
+        logits[1, 7] = wrong
+        nats, gradient = loss_in_kernel(logits, torch.zeros(2, 1, dtype=torch.int64, device=device), 300)
+        assert not nats.isfinite() and not gradient[1].isfinite().all(), "what has gone wrong must be seen"
+    possible = torch.full((1, 320), -torch.inf, device=device)
+    possible[0, 9] = 1.0
+    nats, gradient = loss_in_kernel(possible, torch.tensor([[9]], device=device), 300)
+    assert nats == 0 and not gradient.any()
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; torch brings it with CUDA")
+def test_the_kernel_equals_the_form_in_place() -> None:
+    """In a process of its own: Triton decides when it is imported whether it interprets."""
+    code = "from tests.train.test_loss_kernel import compare; compare('cpu')"
+    interpreted = {**environment(), "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=interpreted, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_the_kernel_equals_the_form_in_place_on_a_gpu() -> None:
+    compare("cuda")
