@@ -211,6 +211,8 @@ def main() -> None:
 
             for _ in range(2):
                 training.update()
+            if on_gpu:
+                torch.cuda.synchronize()
             # Without the profiler, which takes time of its own; its shares are what is taken from it.
             step_seconds = seconds_a_step()
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]

@@ -22,6 +22,7 @@ from data_prep.nodes import manifest_hash, require_agreement
 from inference.generate import generate, load_model, quiet_transformers
 from train.backend import Backend, new_backend
 from train.blocks import data_fingerprint, open_held_out, open_samples
+from train.compiler import missing_compiler
 from train.display import TrainingDisplay
 from train.documents import QUARTERS, DocumentTokens, check_document_tokens
 from train.kernels import configured
@@ -174,6 +175,9 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
         f"({plan.micro_batch} samples x {ranks} ranks x {plan.accumulation} accumulated), "
         f"{epochs:.2f} epochs of {task.samples.tokens:,} tokens"
     )
+    missing = missing_compiler()
+    if accelerator.device.type == "cuda" and missing is not None:
+        console.print(f"the loss takes torch's own kernels, more than twice as long as ours: {missing}; install it")
     if task.held_out is None:
         console.print("no document is held out, so there will be no held-out loss; raise data.held_out for one")
     if backend in KEEP_NO_WHOLE_MODEL and task.held_out is not None and settings.sampling.every_look:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from configs.schema import ModelSettings
 from train import chunked_loss
-from train.chunked_loss import LossOfChunk, OutputMatrix, chunk_of, loss_in_place
+from train.chunked_loss import OutputMatrix, chunk_of
 from train.documents import NOT_COUNTED
 from train.model import SpecialTokenIds, new_model
 from train.objective import next_token_nats
@@ -16,11 +16,9 @@ from train.objective import next_token_nats
 WIDTH, PADDED, VOCABULARY = 16, 128, 100
 
 
-def head(dtype: torch.dtype = torch.float32, form: LossOfChunk = loss_in_place) -> OutputMatrix:
+def head(dtype: torch.dtype = torch.float32) -> OutputMatrix:
     torch.manual_seed(1)
-    made = OutputMatrix(WIDTH, PADDED, bias=False).to(dtype)
-    made.loss_of_chunk = form
-    return made
+    return OutputMatrix(WIDTH, PADDED, bias=False).to(dtype)
 
 
 def loss_and_gradients(nats: Tensor, *of: Tensor) -> tuple[float, list[Tensor]]:

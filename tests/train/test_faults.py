@@ -102,6 +102,18 @@ def test_updates_that_stay_not_finite_go_back_and_pass_over_the_samples(config: 
     assert lines[-1]["tokens"] == (20 + 3) * 8 * 32
 
 
+def test_what_is_seen_an_update_late_ends_in_the_same_weights(config: Path, tmp_path: Path) -> None:
+    """A logged step is seen to at once; with none but the last, gradients are made before the fault is seen."""
+    for every in (1, 20):
+        flags = as_flags(
+            config, run=tmp_path / str(every), train__log_every=every, train__divergence__nonfinite_steps=3
+        )
+        done = on_two_ranks(FAULTY, "nan", "0", "12-14", *flags)
+        assert done.returncode == 0, done.stderr
+    assert events(tmp_path / "20", "rollback") == events(tmp_path / "1", "rollback") != []
+    require_same_weights(tmp_path / "20", tmp_path / "1")
+
+
 def test_a_spike_of_the_loss_goes_back_so_often_and_no_further(config: Path, tmp_path: Path) -> None:
     spike = {"spike_deviations": 20.0, "spike_window": 4, "rollbacks": 2}
     flags = as_flags(config, run=tmp_path / "run", **{f"train__divergence__{name}": v for name, v in spike.items()})
