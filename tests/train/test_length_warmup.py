@@ -1,6 +1,7 @@
 """With `data.length_warmup` the first samples are read as four of a quarter of their length each."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
 from configs.schema import RunSettings
 from data_prep.mixture import prepare_sources
-from tests.launching import step_losses
+from tests.launching import as_flags, metrics, step_losses, two_ranks
 from tests.train.streams import CPU, marked, stream_of
 from train.blocks import open_samples
 from train.documents import DocumentTokens, in_quarters
@@ -72,3 +74,26 @@ def test_a_share_or_a_block_that_does_not_fit_is_refused(tiny_settings: RunSetti
     odd = replace(elsewhere, model=replace(elsewhere.model, block_size=30))
     with pytest.raises(BadInput, match=r"model.block_size 30 is no multiple of 4"):
         run(warmed_up(odd, 0.5))
+
+
+def test_two_ranks_and_a_run_that_goes_on_read_what_one_process_reads(
+    tiny_settings: RunSettings, tmp_path: Path
+) -> None:
+    """Six updates of which four are of short samples; on two ranks, and again from the checkpoint after the third."""
+    train = replace(tiny_settings.train, steps=6, save_every=1, keep_last=6, evaluate_every=0)
+    wanted = replace(warmed_up(tiny_settings, 0.7), run=str(tmp_path / "run"), train=train)
+    assert run(wanted) == 0
+    whole = step_losses(tmp_path / "run")
+
+    config = tmp_path / "settings.yaml"
+    config.write_text(settings_as_yaml(wanted))
+    done = two_ranks(*as_flags(config, run=tmp_path / "ranks"))
+    assert done.returncode == 0, done.stderr
+    apart = zip(step_losses(tmp_path / "ranks"), whole, strict=True)
+    assert max(abs(one - other) for one, other in apart) < 5e-6
+
+    copied = tmp_path / "copied"
+    shutil.copytree(tmp_path / "run", copied, ignore=shutil.ignore_patterns("result.json", "model", "step-00000[456]"))
+    assert run(replace(wanted, run=str(copied))) == 0
+    assert step_losses(copied) == whole
+    assert next(line["text"] for line in metrics(copied) if "event" in line).startswith("going on from step 3 ")
