@@ -54,6 +54,7 @@ BENCHMARKS = {
     "step_profile": Benchmark(("--quick",)),
     "step_profile in bf16": Benchmark(("--quick", "--precision", "bf16"), ("--precision", "bf16"), "step_profile"),
     "step_forms": Benchmark(("--quick",)),
+    "step_forms in bf16": Benchmark(("--quick", "--precision", "bf16"), ("--precision", "bf16"), "step_forms"),
     "overhead": Benchmark(("--layers", "1", "--width", "64", "--steps", "2", "--rounds", "2")),
     "checkpoint": Benchmark(("--layers", "1", "--width", "64", "--vocab", "2000", "--rounds", "1")),
     "resume": Benchmark(("--steps", "0", "10", "--most", "10", "--rounds", "1")),

@@ -17,12 +17,9 @@ import argparse
 import gzip
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -42,17 +39,12 @@ from benchmarks.scaling_model import (
     fitted_link,
     gpt2_units,
 )
-from configs.schema import (
-    CorpusSettings,
-    DataSettings,
-    ModelSettings,
-    RunSettings,
-    TokenizerSettings,
-    TrainSettings,
-)
+from benchmarks.sides.ranks import CORPUS as RANKS_CORPUS
+from benchmarks.sides.ranks import REDUCED_BYTES, Place, Rank, RankWork, Way, free_port
+from configs.schema import ModelSettings
 
+WAYS: tuple[Way, ...] = ("malmoi", "torch")
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-REDUCED_BYTES = (400_000, 40_000_000)
 CORPUS, DOCUMENTS = ROOT / "data_prep" / "demo_text" / "film_reviews.jsonl.gz", 600
 
 
@@ -68,194 +60,43 @@ class Measured:
     highest: float
 
 
-def run_settings(options: argparse.Namespace, ranks: int) -> RunSettings:
-    """Weak scaling: `--batch` samples a rank."""
-    return RunSettings(
-        run=str(Path(options.folder) / f"run-{ranks}"),
-        corpus=CorpusSettings(input=(str(Path(options.folder) / "reviews.jsonl"),)),
-        tokenizer=TokenizerSettings(vocab_size=options.measured_vocab_size),
-        data=DataSettings(cache=str(Path(options.folder) / "cache")),
-        model=ModelSettings(
-            options.measured_layers,
-            max(1, options.measured_width // 64),
-            options.measured_width,
-            options.measured_block,
-        ),
-        train=TrainSettings(
-            global_batch=ranks * options.batch,
-            micro_batch=options.batch,
-            steps=10**6,
-            precision="fp32",
-            optimizer=options.optimizer,
-            save_every=0,
-            evaluate_every=0,
-        ),
-    )
-
-
-class Turns:
-    """The worker's end of the pipe: a line in allows a turn, a line out says how long it took."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._done = 0
-        self._began = 0.0
-
-    def begin(self) -> None:
-        """Wait for the word."""
-        if not sys.stdin.readline():
-            os._exit(0)  # the parent is done: no rank waits for another's last step
-        self._began = time.perf_counter()
-
-    def step(self) -> None:
-        """A step is done."""
-        self._done += 1
-        if self._done % self._steps == 0:
-            print(json.dumps({"seconds": (time.perf_counter() - self._began) / self._steps}), flush=True)
-            self.begin()
-
-
-def malmoi_worker(options: argparse.Namespace, ranks: int) -> None:
-    """`Training.run`, whose display marks the steps."""
-    from train.display import TrainingDisplay
-    from train.loop import Training
-    from train.run_folder import prepare_run
-    from train.session import ready
-    from train.signals import StopRequest
-
-    settings = run_settings(options, ranks)
-    made = ready(settings, prepare_run(settings))
-    turns = Turns(options.steps)
-
-    class Marked(TrainingDisplay):
-        def start(self, first_step: int, steps: int) -> None:
-            turns.begin()
-
-        def step(self, done: int) -> None:
-            turns.step()
-
-    with Marked(False) as display:
-        Training(made.plan, made.backend, made.placement, display).run(StopRequest())
-
-
-def torch_worker(options: argparse.Namespace, ranks: int) -> None:
-    """The least that trains the same shape with DDP."""
-    import torch
-    from torch import distributed
-    from torch.nn.parallel import DistributedDataParallel
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(1)
-    settings = run_settings(options, ranks)
-    shape, vocab_size = settings.model, options.measured_vocab_size
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=vocab_size,
-            n_positions=shape.block_size,
-            n_embd=shape.n_embd,
-            n_layer=shape.n_layer,
-            n_head=shape.n_head,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    )
-    wrapped: torch.nn.Module = model
-    if ranks > 1:
-        distributed.init_process_group("gloo")
-        wrapped = DistributedDataParallel(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    ids = torch.randint(0, vocab_size, (options.batch, shape.block_size))
-    turns = Turns(options.steps)
-    if ranks > 1:
-        for size in REDUCED_BYTES:
-            numbers, taken = torch.ones(size // 4), []
-            for _ in range(8):
-                distributed.barrier()
-                began = time.perf_counter()
-                distributed.all_reduce(numbers)
-                taken.append(time.perf_counter() - began)
-            print(json.dumps({"bytes": size, "seconds": statistics.median(taken)}), flush=True)
-    turns.begin()
-    while True:
-        logits = wrapped(input_ids=ids, use_cache=False).logits
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        turns.step()
-
-
-class Worker:
-    """A rank in a process of its own, on a core of its own."""
-
-    def __init__(self, way: str, rank: int, ranks: int, port: int, core: int, words: list[str]) -> None:
-        ranks_env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT}
-        launch = ranks_env | place if ranks > 1 else place
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", way, "--core", str(core), "--ranks", str(ranks), *words],
-            env={**os.environ, **{name: str(value) for name, value in launch.items()}},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def go(self) -> None:
-        """Allow a turn."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-
-    def said(self) -> dict[str, float]:
-        """The next line of figures."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                record: dict[str, float] = json.loads(line)
-                return record
-        raise SystemExit(f"a worker ended with exit code {self._process.wait()}")
-
-    def end(self) -> None:
-        """Close its pipe, at which it leaves, and wait."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-
-
-def turn(workers: list[Worker]) -> float:
+def turn(ranks: list[Rank]) -> float:
     """Seconds a step of all together: the slowest rank's."""
-    for worker in workers:
-        worker.go()
-    return max(worker.said()["seconds"] for worker in workers)
+    for rank in ranks:
+        rank.go()
+    return max(rank.said()["seconds"] for rank in ranks)
 
 
-def measured(options: argparse.Namespace) -> dict[str, Any]:
+def measured(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     """One rank and two, of both ways, in turns."""
     with gzip.open(CORPUS, "rt", encoding="utf-8") as reviews:
-        (Path(options.folder) / "reviews.jsonl").write_text("".join(islice(reviews, DOCUMENTS)), encoding="utf-8")
+        (Path(folder) / RANKS_CORPUS).write_text("".join(islice(reviews, DOCUMENTS)), encoding="utf-8")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise SystemExit("two ranks need two cores; this process may use one (see taskset)")
-    words = sys.argv[1:] + (["--folder", options.folder] if "--folder" not in sys.argv else [])
-    ways: dict[str, tuple[list[Worker], list[Worker]]] = {}
+    work = RankWork(
+        folder,
+        options.measured_layers,
+        options.measured_width,
+        options.measured_block,
+        options.measured_vocab_size,
+        options.batch,
+        options.steps,
+        options.optimizer,
+    )
+    ways: dict[str, tuple[list[Rank], list[Rank]]] = {}
     reduced: list[dict[str, float]] = []
     try:
-        for way in ("malmoi", "torch"):
-            alone = [Worker(way, 0, 1, 0, cores[0], words)]
+        for way in WAYS:
+            alone = [Rank(work, Place(way, 0, 1, cores[0]), 0)]
             turn(alone)  # the first turn warms up, and prepares the shards for both
             port = free_port()
-            pair = [Worker(way, rank, 2, port, cores[rank], words) for rank in range(2)]
+            pair = [Rank(work, Place(way, rank, 2, cores[rank]), port) for rank in range(2)]
             ways[way] = alone, pair
             if way == "torch":
                 reduced = [{} for _ in REDUCED_BYTES]
-                for worker in pair:
-                    reduced = [worker.said() for _ in REDUCED_BYTES]
+                for rank in pair:
+                    reduced = [rank.said() for _ in REDUCED_BYTES]
             turn(pair)
         seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for number in range(options.rounds):
@@ -269,8 +110,8 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
                 seconds[way].append((one, two))
     finally:
         for alone, pair in ways.values():
-            for worker in (*alone, *pair):
-                worker.end()
+            for rank in (*alone, *pair):
+                rank.end()
     figures = []
     for way, taken in seconds.items():
         ratios = [one / two for one, two in taken]
@@ -297,13 +138,6 @@ def predicted(options: argparse.Namespace, figures: list[Measured], reduced: lis
     )
     job = Job(tuple(units), step / 3, step * 2 / 3, overlap=False)
     return round(efficiency(job, Cluster(2, 2, link, link, share=1.0), "ddp"), 4)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def link_named(text: str) -> Link:
@@ -362,8 +196,6 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--between", default="infiniband")
     parser.add_argument("--link_share", type=float, default=0.8, help="of the nominal bandwidth that is reached")
     parser.add_argument("--bucket_megabytes", type=float, default=25.0)
-    for name, kind in (("worker", str), ("core", int), ("ranks", int), ("folder", str)):
-        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     if options.quick:
         options.rounds, options.steps, options.batch = 2, 2, 4
@@ -373,15 +205,10 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = options_of()
-    if options.worker:
-        os.sched_setaffinity(0, {options.core})
-        (malmoi_worker if options.worker == "malmoi" else torch_worker)(options, options.ranks)
-        return
     result: dict[str, Any] = {}
     if options.only != "modelled":
         with tempfile.TemporaryDirectory() as folder:
-            options.folder = folder
-            seen = measured(options)
+            seen = measured(options, folder)
         for figure in seen["figures"]:
             spread = f"{figure.lowest:.1%} to {figure.highest:.1%} in {options.rounds} rounds"
             print(

@@ -46,7 +46,7 @@ KERNELS = {
 """Of a GPU, which have names of their own; the loss's products cannot be told from others there."""
 REST = "norms, activations and the rest"
 BYTES_A_PARAMETER = 52
-LONGEST = 12
+LONGEST = 24
 """Kernels of a GPU that are listed."""
 
 

@@ -148,11 +148,9 @@ class Training:
         )
         self.interval.end_step()
         self.display.step(self.progress.step)
-        self.unsettled = LoggedUpdate(nats, targets, rate, update.norm, tried_at)
-        if update.is_late and not self.divergence.wants_losses:
-            return self.unsettled
-        logged = self.unsettled
-        return logged if self._settled() else None
+        logged = self.unsettled = LoggedUpdate(nats, targets, rate, update.norm, tried_at)
+        waits = self.divergence.wants_losses or not update.is_late
+        return None if waits and not self._settled() else logged
 
     def whole_weights(self) -> dict[str, Tensor]:
         """All weights by parameter name on the CPU, on rank 0; every rank must ask."""
