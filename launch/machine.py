@@ -51,7 +51,7 @@ def examine() -> list[Finding]:
         _packages,
         _torch,
         _memory,
-        _deepspeed,
+        _deepspeed_and_compiler,
         _slurm,
         _disk,
         _open_files,
@@ -164,18 +164,20 @@ def _memory() -> Iterator[Finding]:
     yield Finding("memory", "ok", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free")
 
 
-def _deepspeed() -> Iterator[Finding]:
+def _deepspeed_and_compiler() -> Iterator[Finding]:
     try:
         yield Finding("DeepSpeed", "ok", metadata.version("deepspeed"))
     except metadata.PackageNotFoundError:
         yield Finding("DeepSpeed", "missing", "not installed", "no ZeRO", "pip install deepspeed")
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
     headers = Path(sysconfig.get_path("include")) / "Python.h"
-    cost = "DeepSpeed cannot build its CPU kernels: no optimiser offloaded to the CPU"
-    for what, found, mend in (
-        ("C++ compiler", compiler, "apt-get install -y g++"),
-        ("ninja", shutil.which("ninja"), _ninja_mend()),
-        ("Python headers", headers.name if headers.is_file() else None, "apt-get install -y python3-dev"),
+    offload = "DeepSpeed cannot build its CPU kernels: no optimiser offloaded to the CPU"
+    compiled = f"no train.compile, and on a GPU a loss that takes more than twice as long; {offload}"
+    found_headers = headers.name if headers.is_file() else None
+    for what, found, cost, mend in (
+        ("C++ compiler", compiler, compiled, "apt-get install -y g++"),
+        ("ninja", shutil.which("ninja"), offload, _ninja_mend()),
+        ("Python headers", found_headers, compiled, "apt-get install -y python3-dev"),
     ):
         if found:
             yield Finding(what, "ok", found)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.launching import ROOT, environment
+from tests.train.test_speed_paths import TOLERANCE, losses, plain_losses, untouched_model
 from train.chunked_loss import loss_in_place
 from train.documents import NOT_COUNTED
 
@@ -43,10 +44,20 @@ def compare(device: str) -> None:
     assert nats == 0 and not gradient.any()
 
 
+def train_by_it() -> None:
+    """Train for fifty updates by the kernel, and raise where the losses differ from the plain ones."""
+    from train.loss_kernel import loss_in_kernel
+
+    model = untouched_model()
+    model.lm_head.loss_of_chunk = loss_in_kernel
+    assert losses(model, is_plain=False) == pytest.approx(plain_losses(), rel=TOLERANCE)
+
+
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; torch brings it with CUDA")
-def test_the_kernel_equals_the_form_in_place() -> None:
+@pytest.mark.parametrize("call", ["compare('cpu')", "train_by_it()"])
+def test_the_kernel_equals_the_form_in_place(call: str) -> None:
     """In a process of its own: Triton decides when it is imported whether it interprets."""
-    code = "from tests.train.test_loss_kernel import compare; compare('cpu')"
+    code = f"from tests.train.test_loss_kernel import *; {call}"
     interpreted = {**environment(), "TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=interpreted, capture_output=True, text=True, timeout=200
