@@ -1,11 +1,13 @@
 """From a command line and YAML to frozen settings; anything unknown is named with its nearest neighbour."""
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -35,7 +37,7 @@ def config_path(name: str) -> Path:
     preset = name.removeprefix("configs/").removesuffix(".yaml")
     if preset in preset_names():
         return PRESETS / f"{preset}.yaml"
-    hint = nearest_name_hint(preset, preset_names())
+    hint = nearest_name_hint(preset, preset_names()) or "."
     raise BadInput(f"{name}: no such file, and no preset of that name{hint} Presets: {', '.join(preset_names())}")
 
 
@@ -112,10 +114,31 @@ def parse_settings(
     try:
         parsed: Namespace = parser.parse_args(argv)
     except (argparse.ArgumentError, ValueError, TypeError) as error:
-        raise BadInput(f"{one_line(error)}; see --help") from error
+        raise BadInput(f"{_type_error(one_line(error), types)}; see --help") from error
     parsed.pop("config", None)
     made = parser.instantiate(parsed)
     return kind(**{name: made[name] for name in known if "." not in name})
+
+
+def _type_error(said: str, types: Mapping[str, Any]) -> str:
+    """What jsonargparse says of a value, in the words of settings; anything else as it is."""
+    found = re.search(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)', said)
+    if found is None or found[1] not in types:
+        return said
+    return f"{found[1]} {found[2]}: give {_in_words(types[found[1]])}"
+
+
+def _in_words(hint: Any) -> str:
+    """A setting's type, for who gives it."""
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_in_words, get_args(hint)))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return "a list, as [a, b]"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}.get(
+        hint, f"a {getattr(hint, '__name__', hint)}"
+    )
 
 
 def without_switch(argv: Sequence[str], name: str) -> tuple[bool, list[str]]:
@@ -171,7 +194,7 @@ def _expanded(argv: Sequence[str], known: Sequence[str], lists: Sequence[str], s
         elif name in known or name in ("help", "print_config"):
             out.append(word)
         else:
-            raise BadInput(f"unknown setting '{flag}'{nearest_name_hint(flag, [f'--{n}' for n in known])}")
+            raise BadInput(f"unknown setting '{flag}'{nearest_name_hint(flag, [f'--{n}' for n in ('config', *known)])}")
     return out
 
 

@@ -1,12 +1,20 @@
 """The one error that a user can mend, and the exit codes of every command."""
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 75
 EXIT_FAILED = 1
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""A disk that is full, or whose share is used up, or that cannot be written to."""
 
 
 class BadInput(Exception):
@@ -43,3 +51,9 @@ def nearest_name_hint(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known name closest to `name`, or nothing where none is close."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def disk_error(error: Exception, file: Path) -> OSError | None:
+    """The `OSError` that a library written in Rust tells of in words, about `file`; none where it tells of none."""
+    found = re.search(r"os error (\d+)", str(error))
+    return None if found is None else OSError(int(found[1]), os.strerror(int(found[1])), str(file))

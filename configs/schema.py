@@ -214,7 +214,8 @@ class TrainSettings:
     activation_checkpointing: bool = False
     """Keep only each block's input for the backward pass and compute the rest again: less memory, a third slower."""
     compile: bool = False
-    """Compile the blocks, on a GPU the loss too, by `torch.compile`: up to a minute at first; needs a C++ compiler."""
+    """Compile the blocks by `torch.compile`: up to a minute at first; needs a C++ compiler. Dropout then draws
+    other masks."""
     seed: int = 42
     """Seed of initial weights, sample order and dropout."""
     log_every: int = 10

@@ -113,7 +113,7 @@ def _encoding_hint(line: bytes, codec: str) -> str:
     try:
         line.decode(other)
     except UnicodeDecodeError:
-        return "; find its encoding and convert it with `iconv -t UTF-8`, or set corpus.on_error skip"
+        return "; find its encoding and convert it with `iconv -f ENCODING -t UTF-8`, or set corpus.on_error skip"
     return f"; it looks like {flag}: set corpus.encoding {other} or auto"
 
 

@@ -27,7 +27,9 @@ def json_rows(file: Path, if_missing: str) -> Iterator[tuple[Mapping[str, Any], 
     except FileNotFoundError:
         raise BadInput(f"{file}: no such file; {if_missing}") from None
     except UnicodeDecodeError as error:
-        raise BadInput(f"{file}: not UTF-8 at byte {error.start}; convert it with `iconv -t UTF-8`") from error
+        raise BadInput(
+            f"{file}: not UTF-8 at byte {error.start}; convert it, as from CP949 with `iconv -f CP949 -t UTF-8`"
+        ) from error
     except (OSError, EOFError) as error:
         raise BadInput(f"{file}: cannot be read ({error})") from error
     count = 0

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from configs.errors import BadInput
+from configs.errors import BadInput, one_line
 from data_prep.cleaning import Cleaned
 from data_prep.faults import Cause
 from data_prep.files import write_whole
@@ -120,8 +120,10 @@ def read_manifest(folder: Path) -> Manifest:
         record["sources"] = tuple(SourceRecord(**source) for source in record["sources"])
         record["files"] = tuple(FileRecord(**written) for written in record["files"])
         return Manifest(**record)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise BadInput(f"{file}: no manifest of ours ({error!r}); prepare the shards again") from error
+    except KeyError as error:
+        raise BadInput(f"{file}: no manifest of ours (it has no {error}); prepare the shards again") from error
+    except (ValueError, TypeError, AssertionError) as error:
+        raise BadInput(f"{file}: no manifest of ours ({one_line(error)}); prepare the shards again") from error
 
 
 def shard_folder(path: Path) -> Path:

@@ -129,7 +129,7 @@ def _remote_files(url: str) -> list[SourceFile]:
 
 def _matches(name: str, found: list[str]) -> list[SourceFile]:
     if not any(sign in name for sign in "*?["):
-        raise BadInput(f"{name}: no such file or folder")
+        raise BadInput(f"{name}: no such file or folder; name one that holds text")
     if not found:
         raise BadInput(f"{name}: no file matches; quote the pattern and check it with ls")
     return [source_file(file) for file in found]

@@ -22,7 +22,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from configs.errors import BadInput
+from configs.errors import BadInput, disk_error
 from configs.schema import VocabularySettings
 
 BOS, PAD, EOS, UNK = "<s>", "<pad>", "</s>", "<unk>"
@@ -144,7 +144,11 @@ def with_bos_and_literal_specials(tokenizer: Tokenizer) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write a folder that `AutoTokenizer.from_pretrained` loads with the same ids."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.model.save(str(folder))
+    try:
+        tokenizer.model.save(str(folder))
+        tokenizer.save(str(folder / TOKENIZER_FILE))
+    except Exception as error:  # tokenizers raises no other
+        raise disk_error(error, folder) or error from None
     (folder / "tokenizer_config.json").write_text(
         json.dumps(
             {
@@ -161,7 +165,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         )
         + "\n"
     )
-    tokenizer.save(str(folder / TOKENIZER_FILE))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -1,6 +1,7 @@
 """Text from a model: `transformers`' `generate`, seeded so that anyone gets the same text without Malmoi."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,7 +126,9 @@ def read_prompts(file: Path) -> list[str]:
     except FileNotFoundError:
         raise BadInput(f"{file}: no such file; name one with a prompt a line") from None
     except UnicodeDecodeError as error:
-        raise BadInput(f"{file}: not UTF-8 at byte {error.start}; convert it with `iconv -t UTF-8`") from error
+        raise BadInput(
+            f"{file}: not UTF-8 at byte {error.start}; convert it, as from CP949 with `iconv -f CP949 -t UTF-8`"
+        ) from error
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
     if not prompts:
@@ -296,28 +299,45 @@ def token_scores(loaded: LoadedModel, prompt: list[int], new: list[int]) -> tupl
     return tuple(TokenScore(*each) for each in zip(names, new, logprobs, strict=True))
 
 
-def _generate_options(settings: SamplingSettings) -> dict[str, Any]:
+def check_sampling(settings: SamplingSettings, group: str = "") -> None:
+    """See that a model can be asked for such samples.
+
+    Args:
+        group: before the names of settings, where they are those of a run.
+
+    Raises:
+        BadInput: a setting is out of range, or does not go with another.
+    """
+    at_least_1, at_least_0 = "choose 1 or more", "choose 0 or more"
     checks = {
-        "num_return_sequences": settings.num_return_sequences >= 1,
-        "max_new_tokens": settings.max_new_tokens >= 1,
-        "min_new_tokens": settings.min_new_tokens >= 0,
-        "min_p": 0 <= settings.min_p < 1,
-        "no_repeat_ngram_size": settings.no_repeat_ngram_size >= 0,
-        "temperature": settings.temperature > 0,
-        "top_k": settings.top_k >= 0,
-        "top_p": 0 < settings.top_p <= 1,
-        "repetition_penalty": settings.repetition_penalty > 0,
-        "num_beams": settings.num_beams >= 1,
-        "seed": 0 <= settings.seed < 2**32,
+        "num_return_sequences": (settings.num_return_sequences >= 1, at_least_1),
+        "max_new_tokens": (settings.max_new_tokens >= 1, at_least_1),
+        "min_new_tokens": (settings.min_new_tokens >= 0, at_least_0),
+        "min_p": (0 <= settings.min_p < 1, "choose 0 or more, and less than 1"),
+        "no_repeat_ngram_size": (settings.no_repeat_ngram_size >= 0, at_least_0),
+        "temperature": (
+            0 < settings.temperature < math.inf,
+            f"choose a number above 0; {group}do_sample false always takes the likeliest token",
+        ),
+        "top_k": (settings.top_k >= 0, at_least_0),
+        "top_p": (0 < settings.top_p <= 1, "choose a share above 0, up to 1"),
+        "repetition_penalty": (0 < settings.repetition_penalty < math.inf, "choose a number above 0"),
+        "num_beams": (settings.num_beams >= 1, at_least_1),
+        "seed": (0 <= settings.seed < 2**32, "choose a number from 0 to 2^32 - 1"),
     }
-    for name, good in checks.items():
+    for name, (good, remedy) in checks.items():
         if not good:
-            raise BadInput(f"{name} {getattr(settings, name)} is out of range; see `malmoi generate --help`")
-    if not settings.do_sample and settings.num_return_sequences > settings.num_beams:
+            raise BadInput(f"{group}{name} {getattr(settings, name)}: {remedy}")
+    many, beams = settings.num_return_sequences, settings.num_beams
+    if many > beams and (beams > 1 or not settings.do_sample):
         raise BadInput(
-            f"num_return_sequences {settings.num_return_sequences} without sampling needs as many --num_beams; "
-            "without either, all samples would be the same"
+            f"{group}num_return_sequences {many} is more than {group}num_beams {beams}: a beam gives one sample, and "
+            "without drawing all others would be the same; choose as many beams"
         )
+
+
+def _generate_options(settings: SamplingSettings) -> dict[str, Any]:
+    check_sampling(settings)
     options: dict[str, Any] = {
         "num_return_sequences": settings.num_return_sequences,
         "min_new_tokens": settings.min_new_tokens or None,

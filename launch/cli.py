@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.errors import EXIT_BAD_INPUT, EXIT_FAILED, BadInput, RunFailed, nearest_name_hint
+from configs.errors import DISK_ERRORS, EXIT_BAD_INPUT, EXIT_FAILED, BadInput, RunFailed, nearest_name_hint
 
 HELP_FLAGS = ("-h", "--help")
 
@@ -83,4 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output is gone (`| head`): what is left must not be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        place = error.filename or "the disk that is written to"
+        print(
+            f"malmoi {name}: {place}: {error.strerror}; make room or name another place, and run again", file=sys.stderr
+        )
+        return EXIT_FAILED
     return int(code)

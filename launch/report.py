@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from configs.command_line import parse_settings
@@ -44,7 +45,8 @@ def write_report(runs: tuple[str, ...], out: Path | None = None, fewshot: tuple[
         temporary.write_text(page, encoding="utf-8")
         temporary.replace(file)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise BadInput(f"{file}: cannot be written ({error.strerror}); choose another place with --out") from error
     return file
 

@@ -143,6 +143,11 @@ def logged_metrics(folder: Path, command: str, log_every: int) -> RunMetrics:
         BadInput: no step is logged.
     """
     metrics = read_metrics(folder)
+    if not metrics.steps and metrics.unreadable:
+        raise BadInput(
+            f"{folder / METRICS_FILE}: no step is logged, and line {metrics.unreadable[0]} is none of ours; put a copy "
+            "back"
+        )
     if not metrics.steps:
         raise BadInput(
             f"{folder / METRICS_FILE}: no step is logged yet, so there is nothing to show; train with "

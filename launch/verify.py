@@ -23,7 +23,7 @@ def folder_faults(folder: Path, tokenizer: Path | None = None) -> tuple[str, lis
         BadInput: it is none of the kinds of folder that Malmoi writes.
     """
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder")
+        raise BadInput(f"{folder}: no such folder; name a shard folder, a checkpoint or a model")
     if (folder / CHECKPOINT_STATE).is_file():
         from train.checkpoint import checkpoint_faults
 

@@ -13,7 +13,7 @@ class DivergenceWatch:
     def __init__(self, settings: DivergenceSettings) -> None:
         self._settings = settings
         self._skipped_in_a_row = 0
-        self._recent: deque[float] = deque(maxlen=max(2, settings.spike_window))
+        self._recent: deque[float] = deque(maxlen=settings.spike_window)
 
     @property
     def wants_losses(self) -> bool:

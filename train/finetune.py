@@ -31,10 +31,10 @@ from train.kernels import configured
 from train.loop import Training
 from train.micro_batch import largest_micro_batch
 from train.model import SpecialTokenIds, continued_model, new_model
-from train.optim import check_schedule
 from train.parallel import Placement, start_ranks
 from train.plan import Plan
 from train.pretrained import check_folder, model_config
+from train.ranges import check_ranges
 from train.run_folder import MODEL_FOLDER, is_main_rank, make_run_folder, record_settings
 from train.session import only_training, place_model_folder, require_trackers
 from train.signals import StopRequest
@@ -113,7 +113,7 @@ def check_settings(settings: FinetuneSettings) -> None:
         raise BadInput("patience needs a validation file to look at; name one with --task.validation")
     if task.validation is not None and train.keep_best < 1:
         raise BadInput("train.keep_best 0 would delete the model that the validation file chooses; set it to 1")
-    check_schedule(train)
+    check_ranges(train)
 
 
 def read_task(settings: FinetuneSettings, tokenizer: ExampleTokenizer, console: Console) -> ReadTask:

@@ -13,7 +13,7 @@ from transformers import GPT2Config
 
 from configs.errors import BadInput
 from configs.schema import RunSamplingSettings
-from inference.generate import LoadedModel, generate
+from inference.generate import LoadedModel, check_sampling, generate
 from train.model import SpecialTokenIds, exported_model
 
 
@@ -53,8 +53,9 @@ def look_sampler(
     """What draws the samples of a run's looks; none where it is to draw none.
 
     Raises:
-        BadInput: the samples of the finished run would not fit the context, or there is no prompt.
+        BadInput: the samples of the finished run cannot be drawn or would not fit the context, or there is no prompt.
     """
+    check_sampling(settings, "sampling.")
     length = len(tokenizer(settings.prompt.removeprefix(tokenizer.bos_token or ""))["input_ids"])
     if length == 0:
         raise BadInput("sampling.prompt is empty and this tokenizer puts no token before it; give some text")

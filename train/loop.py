@@ -17,6 +17,7 @@ from train.checkpoint import (
     Progress,
     best_whole_checkpoint,
     checkpoint_folder,
+    checkpoint_folders,
     mend_leftovers,
     newest_whole_checkpoint,
     read_checkpoint,
@@ -167,8 +168,15 @@ class Training:
             mend_leftovers(self.checkpoints)
         checkpoint = self._newest_checkpoint()
         if checkpoint is None:
+            if self.accelerator.is_main_process and checkpoint_folders(self.checkpoints):
+                self.display.note("no checkpoint is whole: beginning anew")
             self._forget_after(0)
             return
+        if checkpoint.progress.step > self.plan.steps:
+            raise BadInput(
+                f"{checkpoint.folder}: is beyond the {self.plan.steps} steps that the settings now give; raise "
+                "train.steps, or choose another --run"
+            )
         before, now = checkpoint.progress.data_fingerprint, self.plan.data_fingerprint
         if before != now and not self.plan.train.accept_changed_data:
             raise BadInput(

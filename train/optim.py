@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.errors import BadInput
 from configs.schema import TrainSettings
 from train.muon import Muon
 
@@ -85,19 +84,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the rate of all groups, of some a multiple of it."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate_factor", 1.0)
-
-
-def check_schedule(settings: TrainSettings) -> None:
-    """See that the settings describe a learning rate.
-
-    Raises:
-        BadInput: a share is none, or the warm-up is below 0.
-    """
-    for name in ("decay_share", "final_learning_rate"):
-        if not 0 <= getattr(settings, name) <= 1:
-            raise BadInput(f"train.{name} {getattr(settings, name)}: choose a share from 0 to 1")
-    if settings.warmup_steps < 0:
-        raise BadInput(f"train.warmup_steps {settings.warmup_steps}: choose 0 or more")
 
 
 def learning_rate(update: int, updates: int, settings: TrainSettings) -> float:

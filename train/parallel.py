@@ -96,6 +96,11 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
     asked = launched.precision if train.precision == "auto" and launched.precision else train.precision
     precision = resolved_precision(asked, torch.device(device_type))
     stage = zero_stage(chosen)
+    if parallel.offload and not stage:
+        raise BadInput(
+            f"parallel.offload: the backend is {chosen}, which keeps all on its device; choose parallel.backend zero1, "
+            "zero2 or zero3, or leave offload out"
+        )
     trackers = str(run / TRACKERS_FOLDER)
     lent_variables: tuple[str, ...] = ()
     if launched.world_size == 1 and (stage or chosen == "fsdp2"):

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from configs.errors import EXIT_DONE, EXIT_STOPPED
 from configs.schema import RunSettings
+from train.ranges import check_ranges
 from train.run_folder import MODEL_FOLDER, RunResult, finished_result, is_main_rank, prepare_run
 
 
@@ -24,6 +25,7 @@ def run(settings: RunSettings) -> int:
         console.print(f"{folder} is done already: delete it, or change a setting, to train again", markup=False)
         print_result(folder, done, console)
         return EXIT_DONE
+    check_ranges(settings.train)
     prepared = prepare_run(settings)
     # torch takes seconds to import: only a run that gets as far as training pays for them.
     from train.session import train_session

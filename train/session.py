@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from accelerate.tracking import LoggerType, get_available_trackers
 from filelock import FileLock, Timeout
 from rich.console import Console
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
 
-from configs.errors import BadInput, nearest_name_hint
+from configs.errors import BadInput, disk_error, nearest_name_hint
 from configs.schema import DataSettings, RunSettings
 from data_prep.manifest import file_record, read_manifest
 from data_prep.nodes import manifest_hash, require_agreement
@@ -38,9 +39,9 @@ from train.model import (
     export_model,
     new_model,
 )
-from train.optim import check_schedule
 from train.parallel import Placement, start_ranks
 from train.plan import Outcome, Plan
+from train.ranges import check_ranges
 from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, is_main_rank, write_result
 from train.signals import StopRequest
 from train.size import accumulation_steps, parameter_count, planned_steps
@@ -103,7 +104,7 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     """
     train = settings.train
     require_trackers(train.trackers)
-    check_schedule(train)
+    check_ranges(train)
     tokenizer = run_tokenizer(prepared.tokenizer)
     special = special_token_ids(prepared.tokenizer, tokenizer)
     vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
@@ -291,7 +292,10 @@ def place_model_folder(run: Path, write: Callable[[Path], None]) -> Path:
     final = run / MODEL_FOLDER
     temporary = run / f".{MODEL_FOLDER}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
-    write(temporary)
+    try:
+        write(temporary)
+    except SafetensorError as error:
+        raise disk_error(error, temporary) or error from None
     records = [asdict(file_record(file)) for file in sorted(temporary.iterdir())]
     (temporary / MODEL_RECORD).write_text(json.dumps(records, indent=2) + "\n")
     shutil.rmtree(final, ignore_errors=True)

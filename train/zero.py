@@ -47,6 +47,8 @@ class ZeroBackend:
         self._stage = zero_stage(placement.backend)
         self._is_last = True
         initial = {f"{WEIGHT}.{name}": parameter.detach().clone() for name, parameter in model.named_parameters()}
+        # Otherwise Accelerate warns that the two differ.
+        accelerator.gradient_accumulation_steps = accumulation
         self._optimizer = new_optimizer(model, train, accelerator.device)
         self._engine, _ = accelerator.prepare(model, self._optimizer)
         # Otherwise transformers would cut every model that this process loads from now on.

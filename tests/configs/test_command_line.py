@@ -66,3 +66,17 @@ def test_a_preset_is_found_by_name_from_anywhere(tmp_path: Path, monkeypatch: py
     assert config_path("demo") == Path("demo")
     with pytest.raises(BadInput, match="nope: no such file, and no preset of that name"):
         config_path("nope")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--train.steps", "abc", "train.steps abc: give a whole number or null; see --help"),
+        ("--train.micro_batch", "foo", "train.micro_batch foo: give a whole number or auto; see --help"),
+        ("--train.learning_rate", "x", "train.learning_rate x: give a number; see --help"),
+        ("--train.profile", "x", r"train.profile x: give a list, as \[a, b\]; see --help"),
+    ],
+)
+def test_a_value_of_another_type_is_told_in_words(flag: str, value: str, said: str) -> None:
+    with pytest.raises(BadInput, match=f"^{said}$"):
+        parse_settings(RunSettings, [flag, value], "malmoi train", "")

@@ -100,9 +100,11 @@ def test_beams_and_greedy_search_are_deterministic(loaded: LoadedModel) -> None:
     [
         ({"max_new_tokens": 100}, r"do not fit the model's context of 32; set --max_new_tokens to \d+ or less"),
         ({"max_new_tokens": 27, "max_length": 200}, r"set --max_new_tokens to \d+ or less"),
-        ({"temperature": 0.0}, "temperature 0.0 is out of range"),
-        ({"top_p": 1.5}, "top_p 1.5 is out of range"),
-        ({"do_sample": False}, "needs as many --num_beams"),
+        ({"temperature": 0.0}, "temperature 0.0: choose a number above 0"),
+        ({"top_p": 1.5}, "top_p 1.5: choose a share above 0"),
+        ({"temperature": float("inf")}, "temperature inf: choose a number above 0"),
+        ({"do_sample": False, "num_return_sequences": 2}, "num_return_sequences 2 is more than num_beams 1"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences 3 is more than num_beams 2"),
         ({"max_length": 2}, "do not fit"),
     ],
 )

@@ -73,6 +73,7 @@ def test_each_command_lists_its_settings(command: str) -> None:
 def test_unknown_names_are_refused_with_their_nearest_neighbour(tmp_path: Path) -> None:
     assert "no command 'trian'; did you mean 'train'?" in refused("trian")
     assert "unknown setting '--train.stepz'; did you mean '--train.steps'?" in refused("train", "--train.stepz", "3")
+    assert "unknown setting '--confg'; did you mean '--config'?" in refused("train", "--confg", "demo")
     assert "no preset of that name; did you mean 'gpt2-small'?" in refused("train", "--config", "gpt2-smal")
     file = tmp_path / "c.yaml"
     file.write_text("run: x\ntrain:\n  setps: 3\n")

@@ -47,9 +47,9 @@ def test_prepare_on_a_dask_cluster(corpus_file: Path, tokenizer: str, tmp_path: 
 
 def test_an_engine_that_cannot_be_had_is_refused(corpus_file: Path, tokenizer: str, tmp_path: Path) -> None:
     words = ("prepare", "--input", str(corpus_file), "--tokenizer", tokenizer, "--out", str(tmp_path))
-    assert "needs the scheduler's address: set data.scheduler" in refused(*words, "--engine", "dask")
+    assert "needs the scheduler's address: set --scheduler" in refused(*words, "--engine", "dask")
     assert "engine" in refused(*words, "--engine", "spark")
-    assert "data.workers 0: choose 1 or more" in refused(*words, "--workers", "0")
+    assert "--workers 0: choose 1 or more" in refused(*words, "--workers", "0")
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
     assert "set cores and memory in ~/.config/dask/jobqueue.yaml" in refused(*words, "--engine", "slurm")
 
@@ -111,7 +111,7 @@ def test_prepare_prints_a_folder_for_each_source(tokenizer: str, tmp_path: Path)
 def test_the_tokenizer_reads_as_its_options_say(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(("똠방각하 펲시콜라 " * 20 + "a@b.kr\n").encode("cp949"))
     words = ("tokenizer", "--input", str(tmp_path / "a.txt"), "--vocab_size", "400", "--out", str(tmp_path / "t"))
-    assert "it looks like CP949: set corpus.encoding" in refused(*words)
+    assert "it looks like CP949: set --encoding cp949 or auto" in refused(*words)
     made = malmoi(*words, "--encoding", "auto", "--cleaning.emails", "--min_character_count", "1")
     assert made.returncode == 0, made.stderr
     vocabulary = json.loads((tmp_path / "t" / "vocab.json").read_text())

@@ -194,6 +194,55 @@ def test_a_checkpoint_that_the_disk_has_no_room_for_after_the_last_look_is_told(
         assert [entry.name for entry in (folder / "checkpoints").iterdir()] == ["step-000003"]
 
 
+def test_a_full_disk_at_the_export_is_told_in_one_line_and_the_run_goes_on_from_there(
+    config: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "disk" / "run"
+    with mounted(tmp_path / "disk", "size=1300k"):
+        flags = as_flags(config, run=folder, train__steps=5, train__trackers="[]", data__cache=tmp_path / "cache")
+        full = malmoi("train", *flags)
+        assert full.returncode == 1
+        assert "Traceback" not in full.stderr
+        shown = full.stderr.replace("\n", "")
+        assert f"{folder}/.model.writing: No space left on device; make room or name another place" in shown
+        assert not (folder / "result.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=9m", str(tmp_path / "disk")], check=True)
+        done = malmoi("train", *flags)
+        assert done.returncode == 0, done.stderr
+        assert "going on from step 5" in done.stderr.replace("\n", "")
+
+
+def test_a_full_disk_has_no_room_for_a_tokenizer_and_that_is_one_line(korean_texts: list[str], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(korean_texts))
+    with mounted(tmp_path / "disk", "size=40k"):
+        out = tmp_path / "disk" / "tokenizer"
+        done = malmoi("tokenizer", "--input", str(text), "--vocab_size", "3000", "--out", str(out))
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "No space left on device; make room or name another place, and run again" in done.stderr
+        assert not out.exists()
+
+
+def test_fewer_steps_than_are_done_are_refused(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run", ignore=shutil.ignore_patterns("model", "result.json"))
+    done = malmoi("train", *as_flags(config, run=tmp_path / "run", train__steps=12))
+    assert done.returncode == 2
+    assert "step-000020: is beyond the 12 steps that the settings now give; raise train.steps" in done.stderr
+
+
+def test_where_no_checkpoint_is_whole_it_says_that_it_begins_anew(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run", ignore=shutil.ignore_patterns("model", "result.json"))
+    for file in (tmp_path / "run" / "checkpoints").glob("*/state.json"):
+        file.write_text("{")
+    done = malmoi("train", *as_flags(config, run=tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "no checkpoint is whole: beginning anew" in done.stderr
+    assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == list(range(1, 21))
+
+
 def test_a_read_only_folder_is_named(config: Path, tmp_path: Path) -> None:
     with mounted(tmp_path / "read_only", "ro"):
         done = malmoi("train", *as_flags(config, run=tmp_path / "read_only" / "run"))

@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.errors import BadInput
 from configs.schema import ModelSettings, Schedule, TrainSettings
 from train.model import SpecialTokenIds, new_model
 from train.muon import Muon
-from train.optim import MuonWithAdamW, check_schedule, learning_rate, new_optimizer, set_learning_rate
+from train.optim import MuonWithAdamW, learning_rate, new_optimizer, set_learning_rate
 
 SETTINGS = TrainSettings(learning_rate=1.0, warmup_steps=10, final_learning_rate=0.1)
 
@@ -84,19 +83,6 @@ def test_a_warm_up_that_reaches_into_the_decay_still_gets_to_the_peak() -> None:
     assert rates[49] == rates[50] == 1.0
     assert rates[55] == pytest.approx(0.5)
     assert rates[60] == 0.0
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"decay_share": 1.5}, r"train.decay_share 1.5: choose a share"),
-        ({"final_learning_rate": -0.1}, r"train.final_learning_rate -0.1: choose a share"),
-        ({"warmup_steps": -1}, r"train.warmup_steps -1: choose 0 or more"),
-    ],
-)
-def test_a_schedule_that_is_none_is_refused(change: dict[str, float], message: str) -> None:
-    with pytest.raises(BadInput, match=message):
-        check_schedule(replace(SETTINGS, **change))
 
 
 def test_matrices_decay_and_biases_and_norms_do_not() -> None:

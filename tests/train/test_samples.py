@@ -110,3 +110,19 @@ def test_every_generator_stands_where_it_stood() -> None:
         set_seed(6)
         state()
     assert state() == expected
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"top_p": 3.0}, r"^sampling\.top_p 3\.0: choose a share above 0, up to 1"),
+        ({"temperature": -1.0}, r"^sampling\.temperature -1\.0: choose a number above 0; sampling\.do_sample false"),
+        ({"num_beams": 2}, r"^sampling\.num_return_sequences 3 is more than sampling\.num_beams 2"),
+    ],
+)
+def test_samples_that_cannot_be_drawn_are_refused_before_the_first_step(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path, sampling: dict[str, object], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        run(small(tiny_settings, tmp_path / "run", **{"num_return_sequences": 3, **sampling}))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
