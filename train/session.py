@@ -1,6 +1,7 @@
 """From prepared shards to an exported model: sets up the ranks, runs the loop, writes what the run leaves."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rich.console import Console
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
 
-from configs.errors import BadInput, disk_error, nearest_name_hint
+from configs.errors import BadInput, RunFailed, disk_error, nearest_name_hint
 from configs.schema import DataSettings, RunSettings
 from data_prep.manifest import file_record, read_manifest
 from data_prep.nodes import manifest_hash, require_agreement
@@ -61,6 +62,7 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
 
     Raises:
         BadInput: settings do not fit each other, the shards, the launch, or an older checkpoint.
+        RunFailed: training went wrong beyond mending.
     """
     stop = StopRequest()
     stop.listen()
@@ -190,6 +192,11 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
     with TrainingDisplay(accelerator.is_main_process) as display:
         training = Training(plan, made.backend, made.placement, display)
         outcome = training.run(stop)
+    if outcome.look is not None and not math.isfinite(outcome.look.held_out_loss):
+        raise RunFailed(
+            f"step {outcome.progress.step}: the held-out loss is {outcome.look.held_out_loss}, so no model is exported;"
+            " train again in another --run with a lower train.learning_rate"
+        )
     weights = training.whole_weights() if outcome.stopped_by is None else {}
     if weights:
         export = partial(export_model, weights, made.config, task.vocab_size, made.special)

@@ -224,6 +224,14 @@ def test_a_full_disk_has_no_room_for_a_tokenizer_and_that_is_one_line(korean_tex
         assert not out.exists()
 
 
+def test_a_model_that_has_gone_wrong_is_not_exported(config: Path, tmp_path: Path) -> None:
+    flags = as_flags(config, run=tmp_path / "run", train__steps=3, train__learning_rate=1e30, train__warmup_steps=0)
+    done = malmoi("train", *flags)
+    assert done.returncode == 1
+    assert "step 3: the held-out loss is nan, so no model is exported" in done.stderr.replace("\n", " ")
+    assert not (tmp_path / "run" / "model").exists()
+
+
 def test_fewer_steps_than_are_done_are_refused(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "run", ignore=shutil.ignore_patterns("model", "result.json"))
     done = malmoi("train", *as_flags(config, run=tmp_path / "run", train__steps=12))
