@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from filelock import FileLock
+
 from configs.errors import BadInput
 from inference.judge_items import Item, JudgeTest
 
@@ -65,12 +67,13 @@ class Ratings:
         self._file = folder / RATINGS_FILE
         self._test = test
         try:
-            with self._connected() as connection:
+            # Two that switch to WAL at once do not wait for each other, whatever the timeout.
+            with FileLock(folder / f".{RATINGS_FILE}.lock", fallback_to_soft=False), self._connected() as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(_TABLES)
                 connection.execute("INSERT INTO test SELECT ? WHERE NOT EXISTS (SELECT 1 FROM test)", (test.id,))
                 [(of,)] = connection.execute("SELECT id FROM test").fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise BadInput(f"{self._file}: cannot be used ({error}); move it away, or mend its rights") from error
         if of != test.id:
             raise BadInput(f"{self._file}: holds answers to another test; move it away")
