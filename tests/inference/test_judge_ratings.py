@@ -4,6 +4,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,27 @@ def test_raters_who_write_at_the_same_time_do_not_collide(folder: Path) -> None:
     taken = {tuple(line.split()) for lines in said for line in lines}
     assert len(taken) == 3 * 8 * 10
     assert stored(folder, small_test()) == taken
+
+
+def open_at_once(barrier: Barrier, folders: list[Path]) -> None:
+    for each in folders:
+        barrier.wait(60)
+        Ratings(each, small_test()).new_rater()
+
+
+def test_processes_that_make_the_file_at_the_same_time_do_not_collide(tmp_path: Path) -> None:
+    """Sixty files, each made by four processes at once: without the lock one in four failed for somebody."""
+    folders = [tmp_path / str(number) for number in range(60)]
+    for each in folders:
+        each.mkdir()
+    forked = get_context("fork")
+    barrier = forked.Barrier(4)
+    processes = [forked.Process(target=open_at_once, args=(barrier, folders)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0] * 4
 
 
 def test_the_first_answer_to_a_text_stands(folder: Path) -> None:
