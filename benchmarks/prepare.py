@@ -11,7 +11,8 @@ Malmoi, whose start is most of its time there, the text eight times over and the
 speeds. The ways take turns within a round; a figure is the median of the rounds. Malmoi runs on a single core too,
 for its scaling, and, with --repeat, on the text repeated up to so many MB, for its memory. Memory is the peak of all
 the processes' proportional set sizes together. Ways that need a package which is not installed are left out, and
-said to be. Prints a table and, as the last line, one JSON object.
+said to be. --fill makes a short text long enough to be timed; that helps every way that remembers words. Prints a table
+and, as the last line, one JSON object.
 """
 
 import argparse
@@ -252,6 +253,7 @@ def main() -> None:
     parser.add_argument("--corpus", nargs="+", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, help="folder; none: one of 10,000 tokens is trained on the corpora")
     parser.add_argument("--megabytes", type=float, default=50, help="most text of each corpus")
+    parser.add_argument("--fill", type=float, default=0, help="MB to which a shorter text is repeated, for every way")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--repeat", type=float, default=0, help="MB to which the text is repeated, for memory")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
@@ -267,14 +269,10 @@ def main() -> None:
         missing = [way for way in options.ways if find_spec(WAYS[way][1]) is None]
         ways = [(way, cores) for way in options.ways if way not in missing] + [("malmoi", 1)]
         for corpus in options.corpus:
-            small, whole, large = (
-                sample(corpus, folder, megabytes, repeat_to)
-                for megabytes, repeat_to in (
-                    (options.megabytes / 5, 0),
-                    (options.megabytes, 0),
-                    (options.megabytes, 8 * options.megabytes),
-                )
-            )
+            whole = sample(corpus, folder, options.megabytes, options.fill)
+            part = options.megabytes if options.fill else whole.megabytes / 5
+            small = sample(corpus, folder, part, whole.megabytes / 5)
+            large = sample(corpus, folder, options.megabytes, 8 * whole.megabytes)
             runs: dict[tuple[str, int], list[Pair]] = {way: [] for way in ways}
             timed("malmoi", small.file, tokenizer, cores)  # machine code is compiled once an installation
             for _ in range(options.rounds):

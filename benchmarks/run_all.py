@@ -43,7 +43,8 @@ class Benchmark:
 
 BENCHMARKS = {
     "prepare": Benchmark(
-        ("--corpus", *DEMO_TEXT, "--megabytes", "1"), ("--corpus", *DEMO_TEXT, "--rounds", "3", "--repeat", "200")
+        ("--corpus", *DEMO_TEXT, "--megabytes", "1"),
+        ("--corpus", *DEMO_TEXT, "--fill", "40", "--rounds", "3", "--repeat", "200"),
     ),
     "training": Benchmark(("--quick",), ("--steps", "4", "--rounds", "5")),
     "training in bf16": Benchmark(
