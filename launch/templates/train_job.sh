@@ -187,7 +187,12 @@ time_is_nearly_up() {
 # before its grace period does, Slurm itself would not requeue it.
 was_cancelled() {
   local job
-  job=$(scontrol --oneliner show job "$id")
+  # What ends the job may meet scontrol too, and a busy controller may not answer at first.
+  for _ in 1 2 3; do
+    job=$(scontrol --oneliner show job "$id")
+    if [ -n "$job" ]; then break; fi
+    sleep 1
+  done
   [ -n "$job" ] || return
   [[ $job != *JobState=RUNNING* ]] || { [ "$asked_by" = TERM ] && [[ ! $job =~ \ PreemptTime=[0-9] ]]; }
 }

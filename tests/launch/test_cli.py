@@ -102,7 +102,7 @@ BAD_CORPORA: dict[str, tuple[str, bytes, str]] = {
     "cp949": ("c.txt", "똠방각하\n펲시콜라\n".encode("cp949"), "c.txt:1: not UTF-8 at byte 0; it looks like CP949"),
     "broken_utf8": ("c.txt", "가\n".encode() + b"\xff\xfe\xff\n", "c.txt:2: not UTF-8 at byte 4"),
     "broken_json": ("c.jsonl", b'{"text": "a"}\n{"text": \n', "c.jsonl:2: broken JSON"),
-    "no_field": ("c.jsonl", b'{"body": "a"}\n', "c.jsonl:1: no field 'text' (it has 'body'); set corpus.text_field"),
+    "no_field": ("c.jsonl", b'{"body": "a"}\n', "c.jsonl:1: no field 'text' (it has 'body'); set --text_field"),
     "no_text": ("c.jsonl", b'{"text": 5}\n', "c.jsonl:1: field 'text' holds int"),
     "surrogate": ("c.jsonl", b'{"text": "\\ud83d"}\n', "c.jsonl:1: half of a surrogate pair"),
     "format": ("c.docx", b"PK", "c.docx: no reader for this format"),

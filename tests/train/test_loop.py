@@ -227,8 +227,8 @@ def test_a_run_that_trains_already_is_not_started_twice(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"micro_batch": 0}, "global_batch 8 is no multiple of train.micro_batch 0"),
-        ({"global_batch": -8}, "global_batch -8: choose a number above 0"),
+        ({"micro_batch": 0}, "train.micro_batch 0: choose 1 or more"),
+        ({"global_batch": -8}, "train.global_batch -8: choose 1 or more"),
         ({"steps": 0}, "steps 0: choose a number above 0"),
     ],
 )
