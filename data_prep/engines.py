@@ -81,6 +81,9 @@ def _local(workers: int) -> Iterator[Engine]:
     executor = ProcessPoolExecutor(
         workers, context, initializer=begin_worker, initargs=(os.getpid(), start_time(os.getpid()))
     )
+    # All workers at the first task: one that starts while the pool ends for another's death would be waited for without
+    # end, since it starts too late to be told.
+    executor._safe_to_dynamically_spawn_children = False  # type: ignore[attr-defined]  # typeshed does not know it
     _widen(executor._result_queue)
     try:
         yield Engine(executor, lambda: workers + 2)
