@@ -10,6 +10,8 @@ AT_LEAST_0, AT_LEAST_1 = "choose 0 or more", "choose 1 or more"
 SHARE = "choose a share from 0 to 1"
 FINITE = "choose a number from 0 that is not infinite"
 BELOW_1 = "choose 0 or more, and less than 1"
+Check = tuple[str, float, bool, str]
+"""A setting's name, its value, whether it can be, and what to choose where it cannot."""
 
 
 def check_ranges(settings: TrainSettings) -> None:
@@ -21,9 +23,6 @@ def check_ranges(settings: TrainSettings) -> None:
     for name, value, good, remedy in [*_of_the_loop(settings), *_of_divergence(settings.divergence)]:
         if not good:
             raise BadInput(f"train.{name} {value}: {remedy}")
-
-
-Check = tuple[str, float, bool, str]
 
 
 def _of_the_loop(settings: TrainSettings) -> Iterator[Check]:

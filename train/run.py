@@ -25,6 +25,7 @@ def run(settings: RunSettings) -> int:
         console.print(f"{folder} is done already: delete it, or change a setting, to train again", markup=False)
         print_result(folder, done, console)
         return EXIT_DONE
+    # Before text is prepared, which may take hours.
     check_ranges(settings.train)
     prepared = prepare_run(settings)
     # torch takes seconds to import: only a run that gets as far as training pays for them.

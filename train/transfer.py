@@ -17,12 +17,9 @@ def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 class HostNumber:
-    """A device's number, on its way to the host from when it is made."""
+    """A device's number, a tensor of one element, on its way to the host from when this is made."""
 
     def __init__(self, number: Tensor) -> None:
-        """Args:
-        number: of one element.
-        """
         self._number = number.detach().to("cpu", non_blocking=True)
         self._arrived = torch.cuda.Event() if number.is_cuda else None  # type: ignore[no-untyped-call]
         if self._arrived is not None:

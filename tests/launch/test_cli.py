@@ -74,6 +74,7 @@ def test_unknown_names_are_refused_with_their_nearest_neighbour(tmp_path: Path) 
     assert "no command 'trian'; did you mean 'train'?" in refused("trian")
     assert "unknown setting '--train.stepz'; did you mean '--train.steps'?" in refused("train", "--train.stepz", "3")
     assert "unknown setting '--confg'; did you mean '--config'?" in refused("train", "--confg", "demo")
+    assert "train.learning_rate -1.0: choose a number from 0" in refused("train", "--train.learning_rate", "-1")
     assert "no preset of that name; did you mean 'gpt2-small'?" in refused("train", "--config", "gpt2-smal")
     file = tmp_path / "c.yaml"
     file.write_text("run: x\ntrain:\n  setps: 3\n")
@@ -206,3 +207,8 @@ def test_presets_are_complete_and_parse() -> None:
         assert settings.train.global_batch % settings.train.micro_batch == 0
         by_path = parse_settings(RunSettings, ["--config", str(ROOT / "configs" / f"{name}.yaml")], "malmoi train", "")
         assert by_path == settings
+
+
+def test_offload_without_zero_is_refused(tmp_path: Path) -> None:
+    words = ("train", "--config", "demo", "--run", str(tmp_path / "run"), "--parallel.offload", "true")
+    assert "parallel.offload: the backend is single, which keeps all on its device" in refused(*words)
