@@ -6,7 +6,7 @@ from configs.errors import BadInput
 from configs.schema import CorpusSettings, ShardSettings, TokenizerSettings, VocabularySettings
 from data_prep.commits import has_commit
 from data_prep.corpus import read_documents
-from data_prep.encode import load_encoder, tokenizer_checksum, vocabulary_size
+from data_prep.encode import check_tokenizer, tokenizer_checksum, vocabulary_size
 from data_prep.fingerprint import SourceRecord, fingerprint, source_records
 from data_prep.heartbeat import Heartbeat
 from data_prep.manifest import (
@@ -38,7 +38,7 @@ def prepare_tokenizer(corpus: CorpusSettings, settings: TokenizerSettings, folde
     """
     if settings.path is not None:
         path = Path(settings.path)
-        load_encoder(path)
+        check_tokenizer(path)
         return path
     return build_tokenizer(corpus, settings, folder, show_progress)
 

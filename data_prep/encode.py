@@ -126,6 +126,18 @@ def load_decoder(folder: Path) -> Decoder:
     return _TransformersDecoder(_auto_tokenizer(folder))
 
 
+def check_tokenizer(folder: Path) -> None:
+    """See that `load_encoder` will find a tokenizer in `folder`, without what encoding takes to set up.
+
+    Raises:
+        BadInput: there is no tokenizer, or it has no token that ends a text.
+    """
+    if (folder / TOKENIZER_FILE).is_file():
+        _id_of_end(_read(folder), folder, _named_special(folder, "eos_token", EOS))
+    else:
+        _from_transformers(folder)
+
+
 def load_encoder(folder: Path) -> tuple[Encoder, int]:
     """The encoder for the tokenizer in `folder`, and the number of ids that its vocabulary needs.
 
@@ -164,16 +176,21 @@ def _size(tokenizer: Tokenizer) -> int:
     return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
+def _id_of_end(tokenizer: Tokenizer, folder: Path, eos: str) -> int:
+    end: int | None = tokenizer.token_to_id(eos)
+    if end is None:
+        raise BadInput(
+            f"{folder}: the tokenizer has no token '{eos}' to end a text; set eos_token in tokenizer_config.json"
+        )
+    return end
+
+
 def _around(tokenizer: Tokenizer, folder: Path, bos: str, eos: str) -> tuple[Encoder, int]:
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
     size = _size(tokenizer)
-    end = tokenizer.token_to_id(eos)
-    if end is None:
-        raise BadInput(
-            f"{folder}: the tokenizer has no token '{eos}' to end a text; set eos_token in tokenizer_config.json"
-        )
+    end = _id_of_end(tokenizer, folder, eos)
     if (bos, eos) == (BOS, EOS) and all(tokenizer.token_to_id(token) is not None for token in SPECIAL_TOKENS):
         from data_prep.fast_encode import FastEncoder  # late: numba is slow to import, and only workers encode
 

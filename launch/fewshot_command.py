@@ -10,6 +10,7 @@ from rich.table import Table
 from configs.command_line import parse_settings
 from configs.commands import FewshotOptions
 from configs.errors import EXIT_DONE, BadInput, require_options
+from configs.quick_imports import quick_imports
 from inference.fewshot_results import Point, TaskResult, describe_fit
 
 PLAIN_WIDTH = 140
@@ -28,7 +29,8 @@ def fewshot(argv: Sequence[str]) -> int:
     require_options("fewshot", model=bool(options.model), tasks=bool(options.tasks), out=bool(options.out))
     require_options("fewshot", shots=bool(options.shots), seeds=bool(options.seeds))
     try:
-        from inference.fewshot import results_as_dict, run_fewshot
+        with quick_imports():
+            from inference.fewshot import results_as_dict, run_fewshot
     except ModuleNotFoundError as error:
         raise BadInput(f"{error.name} is not installed; install it with `pip install 'malmoi[eval]'`") from error
 

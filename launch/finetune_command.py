@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from configs.command_line import parse_settings, without_switch
 from configs.errors import BadInput
+from configs.quick_imports import quick_imports
 from configs.schema import FinetuneSettings
 
 
@@ -17,8 +18,9 @@ def finetune(argv: Sequence[str]) -> int:
     )
     settings = parse_settings(FinetuneSettings, argv, "malmoi finetune", about, lists=("task.fields",))
     try:
-        from train.finetune import finetune as run
-        from train.finetune_dry_run import finetune_dry_run
+        with quick_imports():
+            from train.finetune import finetune as run
+            from train.finetune_dry_run import finetune_dry_run
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in ("sklearn", "scipy"):
             raise

@@ -6,6 +6,7 @@ from pathlib import Path
 from configs.command_line import parse_settings, without_switch
 from configs.commands import EvaluateOptions, GenerateOptions, QualityOptions
 from configs.errors import EXIT_DONE, require_options
+from configs.quick_imports import quick_imports
 from configs.schema import RunSettings
 
 
@@ -18,7 +19,8 @@ def train(argv: Sequence[str]) -> int:
     )
     settings = parse_settings(RunSettings, argv, "malmoi train", about)
     if is_dry:
-        from train.dry_run import dry_run
+        with quick_imports():
+            from train.dry_run import dry_run
 
         return dry_run(settings)
     from train.run import run
@@ -34,8 +36,9 @@ def generate(argv: Sequence[str]) -> int:
     require_options("generate", model=bool(options.model))
     from rich.console import Console
 
-    from inference.generate import Batching, load_model, print_samples, read_prompts, samples_as_json
-    from inference.generate import generate as draw
+    with quick_imports():
+        from inference.generate import Batching, load_model, print_samples, read_prompts, samples_as_json
+        from inference.generate import generate as draw
 
     prompts = [options.prompt] if options.prompts_file is None else read_prompts(Path(options.prompts_file))
     loaded = load_model(Path(options.model))
@@ -57,7 +60,8 @@ def evaluate(argv: Sequence[str]) -> int:
         EvaluateOptions, argv, "malmoi evaluate", "Loss, perplexity and bits per byte of models.", lists=("model",)
     )
     require_options("evaluate", model=bool(options.model), data=bool(options.data))
-    from inference.evaluate import evaluate_models, print_scores, scores_as_json
+    with quick_imports():
+        from inference.evaluate import evaluate_models, print_scores, scores_as_json
 
     scores = list(evaluate_models(options))
     if options.json:
@@ -73,7 +77,8 @@ def quality(argv: Sequence[str]) -> int:
         QualityOptions, argv, "malmoi quality", "How varied samples are, and what they share with the training text."
     )
     require_options("quality", model=bool(options.model))
-    from inference.quality import measure_quality, print_quality, quality_as_json
+    with quick_imports():
+        from inference.quality import measure_quality, print_quality, quality_as_json
 
     measured = measure_quality(options)
     if options.json:

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from configs.errors import EXIT_DONE, EXIT_STOPPED
+from configs.quick_imports import quick_imports
 from configs.schema import RunSettings
 from train.ranges import check_ranges
 from train.run_folder import MODEL_FOLDER, RunResult, finished_result, is_main_rank, prepare_run
@@ -28,8 +29,9 @@ def run(settings: RunSettings) -> int:
     # Before text is prepared, which may take hours.
     check_ranges(settings.train)
     prepared = prepare_run(settings)
-    # torch takes seconds to import: only a run that gets as far as training pays for them.
-    from train.session import train_session
+    with quick_imports():
+        # torch takes seconds to import: only a run that gets as far as training pays for them.
+        from train.session import train_session
 
     if not train_session(settings, prepared, console):
         return EXIT_STOPPED

@@ -1,6 +1,7 @@
 """Whatever the tokenizer, the ids are those of `tokenizers`, or of `transformers` where that has its own code."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from configs.errors import BadInput
-from data_prep.encode import PlainEncoder, load_decoder, load_encoder, tokenizer_checksum, vocabulary_size
+from data_prep.encode import (
+    PlainEncoder,
+    check_tokenizer,
+    load_decoder,
+    load_encoder,
+    tokenizer_checksum,
+    vocabulary_size,
+)
 from data_prep.fast_encode import FastEncoder
 from data_prep.manifest import file_checksum
 
@@ -100,14 +108,15 @@ def test_a_tokenizer_in_python(tmp_path: Path, kind: str) -> None:
     assert "가 </s>" in shown
 
 
-def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("look", [load_encoder, check_tokenizer])
+def test_what_is_no_tokenizer_is_named(tmp_path: Path, look: Callable[[Path], object]) -> None:
     with pytest.raises(BadInput, match="no such folder; train a tokenizer"):
-        load_encoder(tmp_path / "none")
+        look(tmp_path / "none")
     with pytest.raises(BadInput, match="no tokenizer that AutoTokenizer loads"):
-        load_encoder(tmp_path)
+        look(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BadInput, match=r"tokenizer\.json: not a tokenizer that `tokenizers` reads"):
-        load_encoder(tmp_path)
+        look(tmp_path)
     Tokenizer(models.WordLevel({"a": 0}, "a")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(BadInput, match="the tokenizer has no token '</s>' to end a text"):
-        load_encoder(tmp_path)
+        look(tmp_path)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,3 +39,20 @@ def test_a_setting_that_was_refused_may_be_corrected_until_a_checkpoint_holds_it
     assert not [line for line in metrics(tmp_path / "run") if "event" in line]
     with pytest.raises(BadInput, match=r"holds another run: model.n_layer was"):
         run(replace(wanted, model=replace(wanted.model, n_layer=wanted.model.n_layer + 1)))
+
+
+def test_a_run_whose_data_is_there_sets_up_nothing_to_encode_with(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path
+) -> None:
+    """What it would load takes longer than all else before the first step but the imports."""
+    settings = replace(tiny_settings, run=str(tmp_path / "run"))
+    prepare_run(settings)
+    (tmp_path / "settings.yaml").write_text(settings_as_yaml(settings))
+    program = (
+        "import sys; from configs.command_line import parse_settings; from configs.schema import RunSettings\n"
+        "from train.run_folder import prepare_run\n"
+        f"prepare_run(parse_settings(RunSettings, ['--config', {str(tmp_path / 'settings.yaml')!r}], 'test', ''))\n"
+        "print({'numba', 'torch', 'transformers'} & set(sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.stdout, ended.stderr) == ("set()\n", "")
