@@ -28,6 +28,10 @@ Progress = Callable[[str], None]
 """Told what is being run."""
 
 
+class DoesNotFit(BadInput):
+    """A task whose prompts or answers the model's context has no room for."""
+
+
 class QuietModel(HFLM):  # type: ignore[misc]  # lm_eval is untyped
     """lm_eval's model without its progress bars: a run of many tasks would print hundreds."""
 
@@ -224,29 +228,32 @@ def fitting_documents(task: FewshotTask, room: Room, limit: int | None) -> Fitti
     """The first `limit` documents, less those that the model cannot read even without examples.
 
     Raises:
-        BadInput: none is left.
+        DoesNotFit: none is left.
     """
     most, needed = int(room.model.max_length), task.settings.max_gen_toks
     if task.settings.output_type == "generate_until" and needed >= most:
-        raise BadInput(
+        raise DoesNotFit(
             f"task '{task.settings.task}' asks for answers of {needed} tokens, the model's context is {most}; "
             "use a model with a longer context, or a task with a smaller max_gen_toks"
         )
     wanted = task.documents[:limit]
     kept = [document for document in wanted if room.holds(joined(task.settings, (), document), document)]
     if not kept:
-        raise BadInput(
+        raise DoesNotFit(
             f"task '{task.settings.task}': each of its {len(wanted)} prompts is longer than the model's context of "
             f"{most} tokens; use a model with a longer context, or leave this task out"
         )
     return FittingDocuments(tuple(kept), len(wanted) - len(kept))
 
 
-def run_fewshot(options: FewshotOptions, progress: Progress) -> Iterator[TaskResult]:
-    """Run each task, write its result into `options.out` and yield it.
+def run_fewshot(options: FewshotOptions, progress: Progress, warn: Progress) -> Iterator[TaskResult]:
+    """Run each task that fits the model, write its result into `options.out` and yield it.
+
+    Args:
+        warn: told of each task that does not fit, before the first one runs.
 
     Raises:
-        BadInput: an option, a task file or the model is not usable.
+        BadInput: an option, a task file or the model is not usable, or no task fits.
     """
     _check(options)
     tasks = load_tasks(options.tasks)
@@ -265,14 +272,29 @@ def run_fewshot(options: FewshotOptions, progress: Progress) -> Iterator[TaskRes
     check_same_model(out, options.model)
     model = open_model(Path(options.model), options.batch)
     # What does not fit is told before the first hour of work and not after it.
-    fitting = [fitting_documents(task, Room(model, task.settings), options.limit) for task in tasks]
-    for task, documents in zip(tasks, fitting, strict=True):
+    for task, documents in _fitting_tasks(tasks, model, options.limit, warn):
         result = run_task(task, documents, model, options, progress)
         try:
             write_result(out, result)
         except OSError as error:
             raise BadInput(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from error
         yield result
+
+
+def _fitting_tasks(
+    tasks: Sequence[FewshotTask], model: QuietModel, limit: int | None, warn: Progress
+) -> list[tuple[FewshotTask, FittingDocuments]]:
+    fitting, faults = [], []
+    for task in tasks:
+        try:
+            fitting.append((task, fitting_documents(task, Room(model, task.settings), limit)))
+        except DoesNotFit as error:
+            faults.append(error)
+    if not fitting:
+        raise faults[0]
+    for fault in faults:
+        warn(f"left out: {fault}")
+    return fitting
 
 
 def _check(options: FewshotOptions) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -34,10 +35,10 @@ def fewshot(argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         raise BadInput(f"{error.name} is not installed; install it with `pip install 'malmoi[eval]'`") from error
 
-    told = Console(stderr=True)
+    told = Console(stderr=True, highlight=False)
     results = []
     with told.status("loading") as status:
-        for result in run_fewshot(options, lambda what: status.update(what)):
+        for result in run_fewshot(options, status.update, partial(told.print, markup=False, soft_wrap=True)):
             results.append(result)
     if options.json:
         print(json.dumps(results_as_dict(results), ensure_ascii=False))

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -106,7 +107,8 @@ def disk_line(model: ModelSettings, vocab_size: int, train: TrainSettings, folde
 
 def print_steps(console: Console, plan: Plan, backend: Backend, placement: Placement) -> None:
     """Take the steps, say what they took, and free what they needed."""
-    seconds = seconds_of_steps(plan, backend, placement)
+    with Console(stderr=True, quiet=console.quiet, highlight=False).status("") as status:
+        seconds = seconds_of_steps(plan, backend, placement, status.update)
     console.print(time_line(seconds, plan.steps))
     measured = peak_memory_mib(placement.accelerator.device) * 2**20
     console.print(
@@ -116,12 +118,19 @@ def print_steps(console: Console, plan: Plan, backend: Backend, placement: Place
     placement.leave()
 
 
-def seconds_of_steps(plan: Plan, backend: Backend, placement: Placement) -> list[float]:
-    """Seconds of each of the first three steps, taken in memory: the plan's folder is one that is thrown away."""
-    seconds = []
+def seconds_of_steps(plan: Plan, backend: Backend, placement: Placement, tell: Callable[[str], None]) -> list[float]:
+    """Seconds of each of the first three steps, taken in memory: the plan's folder is one that is thrown away.
+
+    Args:
+        tell: told which step is under way. One of a large model takes minutes on a CPU.
+    """
+    seconds: list[float] = []
+    count = min(STEPS, plan.steps)
     with tempfile.TemporaryDirectory() as empty, TrainingDisplay(False) as display:
         training = Training(replace(plan, run=Path(empty)), backend, placement, display)
-        for _ in range(min(STEPS, plan.steps)):
+        for number in range(count):
+            before = f"; the one before took {seconds[-1]:.0f} s" if seconds else ""
+            tell(f"taking step {number + 1} of {count}, of {plan.train.global_batch} samples{before}")
             began = time.perf_counter()
             training.update()
             seconds.append(time.perf_counter() - began)

@@ -178,16 +178,8 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
         f"({plan.micro_batch} samples x {ranks} ranks x {plan.accumulation} accumulated), "
         f"{epochs:.2f} epochs of {task.samples.tokens:,} tokens"
     )
-    missing = missing_compiler()
-    if accelerator.device.type == "cuda" and missing is not None:
-        console.print(f"the loss takes torch's own kernels, more than twice as long as ours: {missing}; install it")
-    if task.held_out is None:
-        console.print("no document is held out, so there will be no held-out loss; raise data.held_out for one")
-    if backend in KEEP_NO_WHOLE_MODEL and task.held_out is not None and settings.sampling.every_look:
-        console.print(
-            f"no samples at looks at held-out text: under {backend} no rank holds a whole model to draw them from; the "
-            "finished run has its own"
-        )
+    for note in _notes(settings, made):
+        console.print(note)
     accelerator.init_trackers("malmoi")
     with TrainingDisplay(accelerator.is_main_process) as display:
         training = Training(plan, made.backend, made.placement, display)
@@ -205,6 +197,26 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
     made.backend.close()
     made.placement.leave()
     return outcome.stopped_by is None
+
+
+def _notes(settings: RunSettings, made: Ready) -> Iterator[str]:
+    """What the run will do without, or do otherwise than its settings may have meant."""
+    train, placement = settings.train, made.placement
+    missing = missing_compiler()
+    if placement.accelerator.device.type == "cuda" and missing is not None:
+        yield f"the loss takes torch's own kernels, more than twice as long as ours: {missing}; install it"
+    if made.plan.steps <= train.warmup_steps:
+        yield (
+            f"train.warmup_steps {train.warmup_steps:,}: the learning rate rises through all {made.plan.steps:,} steps "
+            "of the run; lower it"
+        )
+    if made.task.held_out is None:
+        yield "no document is held out, so there will be no held-out loss; raise data.held_out for one"
+    elif placement.backend in KEEP_NO_WHOLE_MODEL and settings.sampling.every_look:
+        yield (
+            f"no samples at looks at held-out text: under {placement.backend} no rank holds a whole model to draw them "
+            "from; the finished run has its own"
+        )
 
 
 def require_trackers(names: Sequence[str]) -> None:

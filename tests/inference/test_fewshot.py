@@ -33,7 +33,8 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(model: Path, out: Path, *tasks: str, **options: object) -> list[TaskResult]:
     settings = {"limit": 6, "shots": (0, 2), **options}
-    return list(run_fewshot(FewshotOptions(model=str(model), tasks=tasks, out=str(out), **settings), lambda _: None))
+    asked = FewshotOptions(model=str(model), tasks=tasks, out=str(out), **settings)
+    return list(run_fewshot(asked, lambda _: None, lambda _: None))
 
 
 def directly(folder: Path, task: FewshotTask, shots: int, seed: int, limit: int) -> list[list[float]]:
@@ -261,6 +262,19 @@ def test_bad_input_is_exit_code_2_and_one_line(
     assert "--shots 1 1" in refused("--tasks", "topic", "--shots", "1", "1")
     assert "--limit 0" in refused("--tasks", "topic", "--limit", "0")
     assert not list((tmp_path / "out").glob("*.json"))
+
+
+def test_a_task_that_does_not_fit_does_not_keep_the_others_from_running(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = ("translation_ko_en", "sentiment")
+    words = ("--model", str(finished_run / "model"), "--out", str(tmp_path / "out"), "--shots", "0", "--limit", "40")
+    capsys.readouterr()
+    assert main(["fewshot", *words, "--tasks", *tasks, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert [result["task"] for result in json.loads(printed.out)["tasks"]] == ["sentiment"]
+    assert "left out: task 'translation_ko_en' asks for answers of 48 tokens" in printed.err
+    assert [file.name for file in (tmp_path / "out").glob("*.json")] == ["sentiment.json"]
 
 
 def test_bad_input_of_a_process_is_nothing_but_one_line(tmp_path: Path) -> None:

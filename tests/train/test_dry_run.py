@@ -57,3 +57,13 @@ def test_the_switch_is_taken_off_the_command_line_and_only_it() -> None:
     assert without_switch(["--run", "dry_run"], "dry_run") == (False, ["--run", "dry_run"])
     with pytest.raises(BadInput, match="--dry_run maybe: is on or off"):
         without_switch(["--dry_run=maybe"], "dry_run")
+
+
+def test_a_terminal_shows_which_step_is_under_way(
+    tiny_settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text(settings_as_yaml(tiny_settings))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes stderr for a terminal then
+    shown = malmoi("train", *as_flags(config, run=tmp_path / "run"), "--dry_run").stderr
+    assert re.search(r"taking step 3 of 3, of 8 samples; the one before took \d+ s", shown)

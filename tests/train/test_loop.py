@@ -237,3 +237,13 @@ def test_impossible_batches_are_refused(
 ) -> None:
     with pytest.raises(BadInput, match=message):
         run(with_train(tiny_settings, tmp_path / "run", **change))
+
+
+def test_a_run_says_beforehand_what_it_will_do_without(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = with_train(tiny_settings, tmp_path / "run", steps=4)
+    assert run(replace(settings, data=replace(settings.data, held_out=0.0))) == 0
+    told = " ".join(capfd.readouterr().err.split())
+    assert "train.warmup_steps 4: the learning rate rises through all 4 steps of the run; lower it" in told
+    assert "no document is held out, so there will be no held-out loss; raise data.held_out for one" in told
