@@ -1,6 +1,7 @@
 """The job script on a real cluster, around a rank of a few lines of bash: what it does when Slurm does things to it."""
 
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -50,12 +51,13 @@ def rank_of(tmp_path_factory: pytest.TempPathFactory) -> RankOf:
     folder = tmp_path_factory.mktemp("templates")
     (folder / "rank.sh").write_text(RANK)
 
-    def template(last: int, kind: str = "counts") -> tuple[str, str]:
-        """Words that have `malmoi slurm submit` train by the rank above."""
-        file = folder / f"{kind}-{last}.sh"
+    def template(last: int, kind: str = "counts", path: Path | None = None) -> tuple[str, str]:
+        """Words that have `malmoi slurm submit` train by the rank above; `path` comes before all others for the job."""
+        file = folder / f"{kind}-{last}-{path.name if path else ''}.sh"
         text, command = TRAIN_TEMPLATE.read_text(), "command=(@@{command})"
         assert text.count(command) == 1
-        file.write_text(text.replace(command, f'command=(bash {folder}/rank.sh "$run" {last} {kind})'))
+        programs = f"PATH={path}:$PATH\n" if path else ""
+        file.write_text(text.replace(command, f'{programs}command=(bash {folder}/rank.sh "$run" {last} {kind})'))
         return ("--template", str(file))
 
     return template
@@ -181,6 +183,33 @@ def test_a_job_that_was_cancelled_saves_and_is_not_requeued(
     assert run.wait_for_end("CANCELLED")["Restarts"] == "0"
     wait_for(lambda: "cancelled: the newest checkpoint is of step" in run.log(), 30, "the job's last words")
     assert list(run.folder.glob("checkpoints/step-*"))
+
+
+BUSY_SCONTROL = """#!/bin/bash
+# As of a controller that leaves the first two questions about a job without an answer.
+if [[ $* == *"show job"* ]] && (($(wc -l < {asked}) < 2)); then
+  echo "$*" >> {asked}
+  exit 1
+fi
+exec {scontrol} "$@"
+"""
+
+
+def test_a_job_that_was_cancelled_while_slurm_is_too_busy_to_say_so_is_not_requeued(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    asked, programs = tmp_path / "asked", tmp_path / "programs"
+    asked.touch()
+    programs.mkdir()
+    (programs / "scontrol").write_text(BUSY_SCONTROL.format(asked=asked, scontrol=shutil.which("scontrol")))
+    (programs / "scontrol").chmod(0o755)
+    run = submit(cluster, config, tmp_path / "run", *rank_of(300, path=programs))
+    wait_for(lambda: (run.folder / "checkpoints").exists(), 30, "the rank counts")
+    cluster.ask("scancel", run.job)
+    assert run.wait_for_end("CANCELLED")["Restarts"] == "0"
+    wait_for(lambda: "cancelled: the newest checkpoint is of step" in run.log(), 30, "the job's last words")
+    assert asked.read_text().count("show job") == 2
+    assert "asks to be requeued" not in run.log()
 
 
 def test_ranks_that_do_not_stop_when_asked_are_requeued_before_the_time_limit(

@@ -1,6 +1,8 @@
 """A Dask cluster writes the bytes that this machine alone writes."""
 
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,11 @@ def test_slurm_without_its_configuration_is_named() -> None:
         open_engine(DataSettings(engine="slurm"), 1),
     ):
         pass
+
+
+def test_every_worker_of_this_machine_starts_with_the_first_task() -> None:
+    """One that started later, while the pool ends for another's death, would be waited for without end."""
+    with open_engine(DataSettings(workers=3), 1) as engine:
+        engine.executor.submit(os.getpid).result(timeout=60)
+        assert isinstance(engine.executor, ProcessPoolExecutor)
+        assert len(engine.executor._processes) == 3
