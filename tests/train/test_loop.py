@@ -247,3 +247,10 @@ def test_a_run_says_beforehand_what_it_will_do_without(
     told = " ".join(capfd.readouterr().err.split())
     assert "train.warmup_steps 4: the learning rate rises through all 4 steps of the run; lower it" in told
     assert "no document is held out, so there will be no held-out loss; raise data.held_out for one" in told
+
+
+def test_a_run_without_deepspeed_says_nothing_of_it(config: Path, finished_run: Path, tmp_path: Path) -> None:
+    """`transformers` imports it when a model is saved, and it warns of a processor without a GPU."""
+    done = malmoi("train", *as_flags(config, run=tmp_path / "run", train__steps=1))
+    assert done.returncode == 0, done.stderr
+    assert "accelerator" not in done.stdout + done.stderr
