@@ -10,6 +10,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, GPT2Mode
 
 from configs.errors import BadInput
 from configs.schema import ModelSettings
+from train.attention import document_mask
 from train.chunked_loss import OutputMatrix
 from train.size import padded_vocabulary
 
@@ -63,9 +64,11 @@ def context_vectors(
     Args:
         input_ids: `int64[batch, length]`.
         positions: `int64[batch, length]`; none: from 0.
-        attention_mask: as the attention in use takes it, which does without one where each token sees all before it:
-            all but `eager`.
+        attention_mask: as the attention in use takes it; none: each token sees all before it.
     """
+    if attention_mask is None and transformer.config._attn_implementation == "eager":
+        # The others know by themselves what comes before a token.
+        attention_mask = document_mask(torch.zeros_like(input_ids[:1]), "eager")
     if positions is None:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
     hidden: Tensor = transformer.drop(transformer.wte(input_ids) + transformer.wpe(positions))

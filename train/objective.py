@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from configs.schema import Attention
+from train.attention import document_mask
 from train.documents import NOT_COUNTED, Batch
 from train.transfer import on_device
 
@@ -34,9 +35,7 @@ def batch_nats(
     documents = {}
     if batch.begins is not None:
         begins = on_device(batch.begins, device)
-        documents = {"positions": positions(begins), "attention_mask": attention_mask(begins, attention)}
-    elif attention == "eager":
-        documents = {"attention_mask": attention_mask(torch.zeros_like(inputs[:1]), attention)}
+        documents = {"positions": positions(begins), "attention_mask": document_mask(begins, attention)}
     nats: Tensor = model(inputs, labels, vocab_size, **documents)
     return nats
 
@@ -44,18 +43,3 @@ def batch_nats(
 def positions(begins: Tensor) -> Tensor:
     """Each input's place in its own document, from `Batch.begins`, as `int64` of the same shape."""
     return torch.arange(begins.shape[1], device=begins.device) - begins
-
-
-def attention_mask(begins: Tensor, attention: Attention) -> Tensor:
-    """Which inputs each input sees: those of its own document up to itself.
-
-    Args:
-        begins: `Batch.begins`, `[batch, block_size]`.
-
-    Returns:
-        `[batch, 1, block_size, block_size]`: true where it may look for sdpa; for eager what is added to the scores.
-    """
-    sees = (begins[:, :, None] == begins[:, None, :]).tril()[:, None]
-    if attention == "eager":
-        return torch.zeros(sees.shape, device=sees.device).masked_fill_(~sees, torch.finfo(torch.float32).min)
-    return sees
