@@ -8,9 +8,12 @@ from accelerate import Accelerator
 from inference.score import Nats, Score, Windows, nats_of_windows, score_of
 from train.backend import Backend
 from train.blocks import HeldOutPart
+from train.memory import loss_positions
 
 BATCHES_BETWEEN_LOOKS = 8
 """Batches after which ranks agree whether to go on; an evaluation must not outlast a stop signal's grace."""
+LOGIT_COPIES = 2
+"""How many times as many bytes a plain loss holds for a logit as training's, which works in place."""
 
 
 @torch.no_grad()
@@ -27,12 +30,15 @@ def held_out_score(
     """Score up to `most_tokens` of the held-out part.
 
     Args:
-        batch: windows a rank scores at once.
+        batch: most windows that a rank scores at once; fewer where their logits would take more than a chunk of
+            training's loss.
         go_on: asked now and then, on all ranks alike, with the same answer on all; false breaks off.
 
     Returns:
         The score over all ranks, the same on each; none where it was broken off.
     """
+    # Its logits are whole, where training's are made a chunk at a time.
+    batch = min(batch, max(1, loss_positions(vocab_size, accelerator.device.type) // LOGIT_COPIES // block_size))
     stream = held_out.stream
     windows = Windows(len(stream), block_size, block_size)
     count = len(windows) if most_tokens is None else min(len(windows), max(1, most_tokens // block_size))

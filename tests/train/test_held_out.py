@@ -11,6 +11,7 @@ from inference.score import Nats, Windows, nats_of_windows
 from train.blocks import HeldOutPart, open_held_out
 from train.held_out import held_out_score
 from train.launcher import launched_ranks
+from train.memory import loss_positions
 from train.parallel import Placement
 from train.replicated import Replicated
 from train.run_folder import prepare_run
@@ -62,6 +63,21 @@ def test_the_score_is_that_of_all_windows_at_once(placement: Placement, held_out
         )
     assert score.tokens == whole.tokens == len(held_out.stream) - 1
     assert score.loss == pytest.approx(whole.nats / whole.tokens, rel=1e-6)
+
+
+def test_a_look_holds_no_more_logits_than_a_chunk_of_trainings_loss(
+    placement: Placement, held_out: HeldOutPart
+) -> None:
+    """However large the micro-batch: the loss of training never holds all logits of one."""
+    backend, positions = backend_of(placement), []
+    backend.model.register_forward_pre_hook(
+        lambda _, __, inputs: positions.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    for batch in (4, 512):
+        positions.clear()
+        score = held_out_score(backend, placement.accelerator, held_out, 32, 2000, batch, None, lambda: True)
+        assert score is not None and score.tokens == len(held_out.stream) - 1
+        assert max(positions) == 32 * min(batch, loss_positions(2000, "cpu") // 2 // 32)
 
 
 def test_windows_that_a_rank_lacks_count_for_nothing(placement: Placement, held_out: HeldOutPart) -> None:
