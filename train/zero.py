@@ -54,7 +54,9 @@ class ZeroBackend:
         # Otherwise transformers would cut every model that this process loads from now on.
         unset_hf_deepspeed_config()
         self._zero: Any = self._engine.optimizer
+        self._scale: LossScaleState | None = None
         if self._zero.loss_scaler.dynamic:
+            self._scale = LossScaleState()
             # Whether an overflow at the smallest scale ends the run is the loop's to say, in one line.
             self._zero.loss_scaler.raise_error_at_min_scale = False
         self._bare = model
@@ -80,6 +82,9 @@ class ZeroBackend:
     def update(self, rate: float) -> Update:
         set_learning_rate(self._zero, rate)
         self._engine.step()
+        if self._scale is not None:
+            # DeepSpeed's own grows an update later than torch's, and does not count from there.
+            self.set_loss_scale(self._scale.after(skipped=bool(self._zero.overflow)))
         norm = math.inf if self._zero.overflow else float(self._engine.get_global_grad_norm())
         return Update(HostNumber(torch.tensor(norm)), is_late=False)
 
@@ -113,16 +118,12 @@ class ZeroBackend:
                 safe_set_full_optimizer_state(parameter, tensors[f"{moment}.{name}"].to(self._engine.device), moment)
 
     def loss_scale(self) -> LossScaleState | None:
-        scaler = self._zero.loss_scaler
-        if not scaler.dynamic:
-            return None
-        return LossScaleState(float(scaler.cur_scale), scaler.cur_iter - scaler.last_overflow_iter - 1)
+        return self._scale
 
     def set_loss_scale(self, state: LossScaleState) -> None:
-        scaler = self._zero.loss_scaler
-        if scaler.dynamic:
-            scaler.cur_scale = state.scale
-            scaler.last_overflow_iter = scaler.cur_iter - state.good_updates - 1
+        if self._scale is not None:
+            self._scale = state
+            self._zero.loss_scaler.cur_scale = state.scale
 
     def close(self) -> None:
         # ZeRO 3 sometimes aborts at the interpreter's end while its engine lives.

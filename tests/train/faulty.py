@@ -1,8 +1,8 @@
 """`python tests/train/faulty.py FAULT RANK STEPS WORDS...`: `malmoi train` with one thing going wrong on one rank.
 
 FAULT, at the micro-batches STEPS (`5` or `5-8`) that the rank computes after its start: `nan` and `spike` spoil the
-loss, `stall` stops for good, `raise` raises, `die` ends the process by SIGKILL in its first life; `oom` finds memory
-for two samples only, in the search for a micro-batch.
+loss, `stall` stops for good, `raise` raises, `die` ends the process by SIGKILL in its first life. `oom` finds memory
+for two samples only, in the search for a micro-batch; `grow` has fp16's loss scale grow after STEPS good updates.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+import train.loss_scale
 import train.task
 from launch.cli import main
 from train.documents import Batch
@@ -67,6 +68,8 @@ if __name__ == "__main__":
     fault, rank, steps, *words = sys.argv[1:]
     if fault == "oom":
         little_memory()
+    elif fault == "grow":
+        train.loss_scale.GROWTH_INTERVAL = int(steps)
     else:
         first, _, last = steps.partition("-")
         faulty_nats(fault, int(rank), int(first), int(last or first))

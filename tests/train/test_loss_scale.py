@@ -73,6 +73,24 @@ def test_an_overflow_skips_one_step_halves_the_scale_and_keeps_the_rate(
     assert state["progress"]["loss_scale"] == {"scale": INITIAL_SCALE / 2, "good_updates": 4}
 
 
+@pytest.mark.parametrize("backend", ["single", "fsdp2", "zero1", "zero2", "zero3"])
+def test_the_scale_grows_after_as_many_good_updates_on_every_backend_and_counts_from_there(
+    config: Path, tmp_path: Path, backend: str
+) -> None:
+    flags = as_flags(config, run=tmp_path / "run", train__steps=8, train__save_every=6, parallel__backend=backend)
+    done = faulty("grow", "6", *flags)
+    assert done.returncode == 0, done.stderr
+    scales = [
+        json.loads((tmp_path / "run" / "checkpoints" / f"step-00000{step}" / "state.json").read_text())["progress"]
+        for step in (6, 8)
+    ]
+    assert [state["skipped_steps"] for state in scales] == [0, 0]
+    assert [state["loss_scale"] for state in scales] == [
+        {"scale": INITIAL_SCALE * 2, "good_updates": 0},
+        {"scale": INITIAL_SCALE * 2, "good_updates": 2},
+    ]
+
+
 @pytest.mark.parametrize("backend", ["single", "zero1"])
 def test_after_an_overflow_at_the_minimum_the_run_stops_with_a_diagnosis(
     config: Path, tmp_path: Path, backend: str
