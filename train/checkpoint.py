@@ -7,6 +7,7 @@ over. A folder is renamed before it is deleted, so that none is ever seen half.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -182,8 +183,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def checkpoint_folders(checkpoints: Path) -> list[Path]:
-    """All checkpoints, newest first, whole or not."""
-    return sorted(checkpoints.glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-")), reverse=True)
+    """All checkpoints, newest first, whole or not; a copy that somebody made under another name is none."""
+    steps = {folder: folder.name.removeprefix("step-") for folder in checkpoints.glob("step-*")}
+    ours = [folder for folder, step in steps.items() if step.isascii() and step.isdigit()]
+    return sorted(ours, key=lambda folder: int(steps[folder]), reverse=True)
 
 
 def newest_whole_checkpoint(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -212,20 +215,24 @@ def best_whole_checkpoint(checkpoints: Path) -> tuple[Checkpoint | None, list[st
 
 
 def _by_held_out_loss(folders: list[Path]) -> list[Path]:
-    """Those that were looked at, the lowest loss first, and of equal ones the earlier."""
+    """Those with a loss, and one that is a number, the lowest first, and of equal ones the earlier."""
     scored = []
     for folder in folders:
         try:
             loss = read_checkpoint(folder).progress.held_out_loss
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a damaged one has no claim to be the best
-        if loss is not None:
+        if loss is not None and math.isfinite(loss):
             scored.append((loss, folder))
     return [folder for _, folder in sorted(scored)]
 
 
 def delete_older(checkpoints: Path, keep_last: int, keep_best: int) -> None:
-    """Delete all but the newest `keep_last` checkpoints and the `keep_best` of lowest held-out loss."""
+    """Delete all but the newest `keep_last` checkpoints and the `keep_best` of lowest held-out loss.
+
+    Raises:
+        OSError: the disk did not let one go.
+    """
     folders = checkpoint_folders(checkpoints)
     best = _by_held_out_loss(folders)[:keep_best] if keep_best else []
     kept = {*folders[: max(1, keep_last)], *best}

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from transformers import GPT2Config
 
-from configs.errors import EXIT_DONE, EXIT_STOPPED, BadInput, require_options
+from configs.errors import EXIT_DONE, EXIT_STOPPED, BadInput, RunFailed, require_options
 from configs.schema import FinetuneLoopSettings, FinetuneSettings, ModelSettings
 from inference.generate import quiet_transformers
 from inference.label_scores import Estimate, label_scores
@@ -206,6 +206,12 @@ def _finetune(settings: FinetuneSettings, folder: Path, console: Console, stop: 
         step = training.take_best()
         parts = (("validation", read.validation), ("test", read.test))
         files = tuple(_scores(part, examples, made) for part, examples in parts if examples is not None)
+        for each in files:
+            if not math.isfinite(each.loss):
+                raise RunFailed(
+                    f"step {step}: the loss of {each.file} is {each.loss}, so no model is exported; fine-tune again in "
+                    "another --run with a lower train.learning_rate"
+                )
         weights = training.whole_weights()
         plain = json.loads(json.dumps(asdict(settings)))
         result = FinetuneResult(plain, outcome.progress.step, step, len(read.train), read.classes, files)

@@ -201,7 +201,7 @@ class Training:
         """The last step is done, or the held-out loss has not fallen for `Plan.patience` looks."""
         if self.progress.step >= self.plan.steps:
             return True
-        losses = [loss for _, loss in self.looks]
+        losses = [loss if math.isfinite(loss) else math.inf for _, loss in self.looks]
         return 0 < self.plan.patience < len(losses) and min(losses[: -self.plan.patience]) <= min(
             losses[-self.plan.patience :]
         )

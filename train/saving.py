@@ -21,6 +21,14 @@ class SavePolicy:
     asynchronous: bool
 
 
+@dataclass(frozen=True)
+class _Written:
+    """A checkpoint that is safe on disk, and what went wrong afterwards."""
+
+    step: int
+    problem: str | None
+
+
 class CheckpointWriter:
     """Rank 0's writer: one checkpoint at a time, from a copy of the state in the host's memory.
 
@@ -31,11 +39,11 @@ class CheckpointWriter:
         self._policy = policy
         self._copy: dict[str, Tensor] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[int] | None = None
+        self._writing: Future[_Written] | None = None
         self.saved_step: int | None = None
         """Step of the newest checkpoint that is safe on disk."""
         self.problems: list[str] = []
-        """What could not be saved, and why; whoever shows them takes them out."""
+        """What could not be saved or deleted, and why; whoever shows them takes them out."""
 
     def save(self, progress: Progress, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the state, and write it: before this returns, or with `asynchronous` on the writer's own time.
@@ -56,7 +64,10 @@ class CheckpointWriter:
         if self._writing is None:
             return
         try:
-            self.saved_step = self._writing.result()
+            written = self._writing.result()
+            self.saved_step = written.step
+            if written.problem is not None:
+                self.problems.append(written.problem)
         except CheckpointNotSavedError as error:
             self.problems.append(str(error))
         self._writing = None
@@ -72,7 +83,13 @@ class CheckpointWriter:
             held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
         return held.copy_(tensor, non_blocking=tensor.is_cuda)
 
-    def _write(self, progress: Progress) -> int:
+    def _write(self, progress: Progress) -> _Written:
         save_checkpoint(self._policy.checkpoints, progress, self._copy)
-        delete_older(self._policy.checkpoints, self._policy.keep_last, self._policy.keep_best)
-        return progress.step
+        try:
+            delete_older(self._policy.checkpoints, self._policy.keep_last, self._policy.keep_best)
+        except OSError as error:
+            place = error.filename or self._policy.checkpoints
+            return _Written(
+                progress.step, f"{place}: an older checkpoint cannot be deleted ({error.strerror}); delete it"
+            )
+        return _Written(progress.step, None)

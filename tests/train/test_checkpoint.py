@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import resource
 import subprocess
@@ -15,6 +16,7 @@ from train.checkpoint import (
     CheckpointNotSavedError,
     CheckpointTensors,
     Progress,
+    best_whole_checkpoint,
     checkpoint_faults,
     delete_older,
     mend_leftovers,
@@ -104,6 +106,25 @@ def test_the_best_stay_besides_the_newest(tmp_path: Path) -> None:
         save_checkpoint(tmp_path, progress(step, loss), TENSORS)
     delete_older(tmp_path, keep_last=1, keep_best=2)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["step-000002", "step-000003", "step-000006"]
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    for step, loss in ((1, 1.0), (2, math.nan), (3, math.inf), (4, None)):
+        save_checkpoint(tmp_path, progress(step, loss), TENSORS)
+    best, _ = best_whole_checkpoint(tmp_path)
+    assert best is not None and best.progress.step == 1
+    delete_older(tmp_path, keep_last=1, keep_best=1)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["step-000001", "step-000004"]
+
+
+def test_a_copy_under_another_name_is_no_checkpoint_and_stays(tmp_path: Path) -> None:
+    copies = [tmp_path / "step-000001.bak", tmp_path / "step-old", tmp_path / "step-"]
+    for copy in copies:
+        copy.mkdir()
+    for step in (1, 2):
+        save_checkpoint(tmp_path, progress(step), TENSORS)
+    delete_older(tmp_path, keep_last=1, keep_best=0)
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "step-000002", *copies])
 
 
 def test_no_space_is_said_before_anything_is_written(tmp_path: Path) -> None:

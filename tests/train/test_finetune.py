@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import train.example_trial
 from configs.command_line import settings_as_yaml
-from configs.errors import BadInput
+from configs.errors import BadInput, RunFailed
 from configs.schema import FinetuneSettings, TaskKind
 from tests.launching import ROOT, as_flags, environment, malmoi, metrics, step_losses
 from tests.train.labelled import FILES, read_examples, rows_of, settings_for
@@ -338,3 +338,11 @@ def test_gpt1s_settings_are_the_defaults() -> None:
     assert (defaults.train.learning_rate, defaults.train.global_batch, defaults.train.epochs) == (6.25e-5, 32, 3.0)
     assert (defaults.train.schedule, defaults.train.final_learning_rate) == ("linear", 0.0)
     assert (defaults.train.warmup_share, defaults.task.language_model_weight, defaults.dropout) == (0.002, 0.5, 0.1)
+
+
+@pytest.mark.parametrize("kind", ["classification", "similarity"])
+def test_a_model_that_has_gone_wrong_is_not_exported(kind: TaskKind, model: Path, tmp_path: Path) -> None:
+    asked = settings_for(kind, model, tmp_path, steps=4, learning_rate=1e30, warmup_steps=0)
+    with pytest.raises(RunFailed, match=r"validation\.jsonl is nan, so no model is exported; fine-tune again"):
+        finetune(asked)
+    assert not (Path(asked.run) / "model").exists()

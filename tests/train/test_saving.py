@@ -60,3 +60,15 @@ def test_a_save_that_fails_is_told_and_the_next_one_succeeds(tmp_path: Path) -> 
     writer.save(progress(2), [("model.weight", torch.ones(2))])
     writer.wait()
     assert writer.saved_step == 2
+
+
+def test_an_older_checkpoint_that_cannot_be_deleted_is_told_and_the_new_one_counts(tmp_path: Path) -> None:
+    writer = CheckpointWriter(SavePolicy(tmp_path, 1, 0, asynchronous=False))
+    writer.save(progress(1), [("model.weight", torch.ones(3))])
+    (tmp_path / ".step-000001.deleted" / "left").mkdir(parents=True)
+    writer.save(progress(2), [("model.weight", torch.ones(3))])
+    assert writer.saved_step == 2
+    (problem,) = writer.problems
+    assert (
+        problem == f"{tmp_path / 'step-000001'}: an older checkpoint cannot be deleted (Directory not empty); delete it"
+    )
