@@ -275,6 +275,8 @@ def _micro_batch(train: FinetuneLoopSettings, model: GPT2WithHead, task: FineTun
         return train.micro_batch
     device = placement.accelerator.device
     samples_a_rank = accumulation_steps(train.global_batch, 1, placement.ranks)
+    # Blocks that are not compiled take no less memory, and each size that is tried would be compiled.
+    configured(model, replace(train, compile=False), placement.precision, document_mask=False)
     fits = example_trial(model.to(device), task, placement.precision, device)
     return largest_micro_batch(samples_a_rank, placement.accelerator, fits)
 

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -121,11 +121,11 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     accelerator, precision = placement.accelerator, placement.precision
     require_same_shards(accelerator, prepared)
     steps = planned_steps(train, samples.samples_per_epoch)
-    micro_batch = _micro_batch(settings, model, placement)
-    accumulation = accumulation_steps(train.global_batch, micro_batch, placement.ranks)
-    placement.launched.require_no_contradiction(train, accumulation)
     short_samples = _short_samples(settings, steps)
     task = PreTraining(samples, open_held_out(prepared.sources), vocab_size, train.attention, short_samples)
+    micro_batch = _micro_batch(settings, model, task, placement)
+    accumulation = accumulation_steps(train.global_batch, micro_batch, placement.ranks)
+    placement.launched.require_no_contradiction(train, accumulation)
     plan = Plan(
         run=prepared.folder,
         train=train,
@@ -233,13 +233,15 @@ def require_trackers(names: Sequence[str]) -> None:
             raise BadInput(f"train.trackers {name}: its package is not installed; `pip install {name}`")
 
 
-def _micro_batch(settings: RunSettings, model: TrainedGPT2, placement: Placement) -> int:
+def _micro_batch(settings: RunSettings, model: TrainedGPT2, task: PreTraining, placement: Placement) -> int:
     asked = settings.train.micro_batch
     if isinstance(asked, int):
         return asked
     device = placement.accelerator.device
     samples_a_rank = accumulation_steps(settings.train.global_batch, 1, placement.ranks)
-    fits = block_trial(model.to(device), settings.model.block_size, placement.precision, device)
+    # Blocks that are not compiled take no less memory, and each size that is tried would be compiled.
+    configured(model, replace(settings.train, compile=False), placement.precision, settings.data.document_mask)
+    fits = block_trial(model.to(device), task, placement.precision, device)
     return largest_micro_batch(samples_a_rank, placement.accelerator, fits)
 
 

@@ -279,7 +279,7 @@ def test_the_largest_micro_batch_is_tried_on_the_longest_examples_and_the_run_is
     assert "(2 examples x 1 ranks x 4 accumulated)" in capfd.readouterr().err.replace("\n", " ")
     tokenizer = example_tokenizer(Path(settings.init_from), 32)
     longest = max(map(len, read_examples(settings.task.train, settings.task, tokenizer).ids))
-    assert shapes == [(8, longest), (4, longest), (2, longest)]
+    assert shapes == [(1, longest), (8, longest), (4, longest), (2, longest)]
     assert step_losses(runs["auto"]) == step_losses(runs[2])
 
 
