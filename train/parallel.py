@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,8 @@ LAUNCHER_PREFIXES = ("ACCELERATE_DEEPSPEED_", "ACCELERATE_GRADIENT_", "ACCELERAT
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BUCKET_MEGABYTES = 25
 """Gradients that DDP sends at once: many enough to travel while the rest is computed, large enough for the link."""
+WATCHDOG_FIRST = 60
+"""Seconds by which a collective outlasts the watchdog."""
 DeviceType = Literal["cpu", "cuda"]
 
 
@@ -105,11 +108,12 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
     lent_variables: tuple[str, ...] = ()
     if launched.world_size == 1 and (stage or chosen == "fsdp2"):
         lent_variables = _start_group_of_one(device_type)
+    waits = collective_timeout(parallel.hang_seconds)
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        _start_group_of_this_life(device_type)
+        _start_group_of_this_life(device_type, waits)
     if stage:
         accelerator = _deepspeed_accelerator(
-            train, stage, parallel.offload or launched.offload, precision, device_type, trackers
+            train, stage, parallel.offload or launched.offload, precision, device_type, trackers, waits
         )
     else:
         # FSDP2 is PyTorch's own here: Accelerate's does not reach it on a CPU.
@@ -121,11 +125,18 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
             project_dir=trackers,
             # Gradients lie where they are sent from, so that none is copied twice a step.
             kwargs_handlers=[
-                DistributedDataParallelKwargs(bucket_cap_mb=BUCKET_MEGABYTES, gradient_as_bucket_view=True)
+                DistributedDataParallelKwargs(bucket_cap_mb=BUCKET_MEGABYTES, gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=waits),
             ],
         )
     require_what_was_asked(accelerator, launched, bool(stage))
     return Placement(accelerator, chosen, precision, launched, lent_variables)
+
+
+def collective_timeout(hang_seconds: int) -> timedelta:
+    """How long a rank waits for the others in a collective: longer than the watchdog, whose stacks say more; where that
+    never bites, for good. torch's own are 10 minutes on GPUs, in which no rank 0 writes a large checkpoint."""
+    return timedelta(seconds=hang_seconds + WATCHDOG_FIRST) if hang_seconds else timedelta(days=365)
 
 
 def _start_group_of_one(device_type: DeviceType) -> tuple[str, ...]:
@@ -143,7 +154,7 @@ def _start_group_of_one(device_type: DeviceType) -> tuple[str, ...]:
     return tuple(lent)
 
 
-def _start_group_of_this_life(device_type: DeviceType) -> None:
+def _start_group_of_this_life(device_type: DeviceType, waits: timedelta) -> None:
     """A process group for ranks that torchrun started again. Its store outlives them, and what the ranks before wrote
     into it - their addresses - would be taken for that of these: gloo then waits for the dead."""
     life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -155,12 +166,18 @@ def _start_group_of_this_life(device_type: DeviceType) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     store = PrefixStore(f"life-{life}", TCPStore(*place, ranks, is_master=False))
     distributed.init_process_group(
-        "nccl" if device_type == "cuda" else "gloo", store=store, rank=rank, world_size=ranks
+        "nccl" if device_type == "cuda" else "gloo", store=store, rank=rank, world_size=ranks, timeout=waits
     )
 
 
 def _deepspeed_accelerator(
-    train: TrainSettings, stage: int, offload: bool, precision: Precision, device_type: DeviceType, trackers: str
+    train: TrainSettings,
+    stage: int,
+    offload: bool,
+    precision: Precision,
+    device_type: DeviceType,
+    trackers: str,
+    waits: timedelta,
 ) -> Accelerator:
     from deepspeed.accelerator import get_accelerator
 
@@ -185,7 +202,7 @@ def _deepspeed_accelerator(
         deepspeed_plugin=DeepSpeedPlugin(
             hf_ds_config=zero_config(train, stage, offload, precision, device_type == "cuda")
         ),
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if device_type == "cpu" else [],
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if device_type == "cpu" else "nccl", timeout=waits)],
         log_with=list(train.trackers),
         project_dir=trackers,
     )
