@@ -22,6 +22,7 @@ from data_prep.files import fsync_path
 from data_prep.manifest import FileRecord, file_record
 from data_prep.space import readable_bytes
 from data_prep.verify import file_faults
+from train.divergence import DivergenceState, divergence_state
 from train.loss_scale import LossScaleState
 from train.parameter_tensors import WEIGHT
 
@@ -53,6 +54,8 @@ class Progress:
     """Where fp16's loss scale stands; none in other precisions."""
     held_out_loss: float | None
     """Nats a token at this very step; none where it was not evaluated."""
+    divergence: DivergenceState | None = None
+    """The course of losses that the next ones are held against."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +175,13 @@ def checkpoint_faults(folder: Path) -> list[str]:
 
 
 def _progress(record: dict[str, object]) -> Progress:
-    scale = record["loss_scale"]
+    scale, divergence = record["loss_scale"], record.get("divergence")
+    parts = {
+        "loss_scale": LossScaleState(**scale) if isinstance(scale, dict) else None,
+        "divergence": divergence_state(divergence) if isinstance(divergence, dict) else None,
+    }
     # Unknown or missing counters raise TypeError, which the caller reports.
-    return Progress(**{**record, "loss_scale": LossScaleState(**scale) if isinstance(scale, dict) else None})  # type: ignore[arg-type]
+    return Progress(**{**record, **parts})  # type: ignore[arg-type]
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

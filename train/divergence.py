@@ -3,8 +3,29 @@
 import math
 import statistics
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from configs.schema import DivergenceSettings
+
+
+@dataclass(frozen=True)
+class DivergenceState:
+    """What a watch has seen, for a run that goes on."""
+
+    skipped_in_a_row: int
+    recent: tuple[float, ...]
+    """The latest losses that were all right, in nats a token, oldest first; none where no spike is looked for."""
+
+
+def divergence_state(record: Mapping[str, Any]) -> DivergenceState:
+    """What `dataclasses.asdict` and JSON have made of one.
+
+    Raises:
+        TypeError: it is none.
+    """
+    return DivergenceState(**{**record, "recent": tuple(record["recent"])})
 
 
 class DivergenceWatch:
@@ -41,6 +62,16 @@ class DivergenceWatch:
                 )
         self._recent.append(loss)
         return None
+
+    def state(self) -> DivergenceState:
+        """What `restore` goes on from."""
+        return DivergenceState(self._skipped_in_a_row, tuple(self._recent))
+
+    def restore(self, state: DivergenceState | None) -> None:
+        """Go on from another watch's `state`; none: from where nothing was seen."""
+        self._skipped_in_a_row = 0 if state is None else state.skipped_in_a_row
+        self._recent.clear()
+        self._recent.extend(() if state is None else state.recent)
 
     def after_rollback(self) -> None:
         """Count anew; the course of losses stays, since what left it was not taken into it."""

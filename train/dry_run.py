@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +22,7 @@ from train.loop import Training
 from train.memory import SHARDINGS, activation_bytes, checkpoint_bytes, model_bytes, state_bytes
 from train.parallel import Placement
 from train.plan import Plan
+from train.ranges import check_ranges
 from train.run_folder import is_main_rank, prepare_run
 from train.session import Ready, ready
 from train.size import parameter_count
@@ -38,6 +40,8 @@ def dry_run(settings: RunSettings) -> int:
         BadInput: settings, text, launch or run folder are not usable.
     """
     quiet_transformers()
+    # Before text is prepared, which may take hours.
+    check_ranges(settings.train)
     prepared = prepare_run(settings)
     made = ready(settings, prepared)
     console = Console(quiet=not is_main_rank(), highlight=False, soft_wrap=True)
@@ -128,12 +132,15 @@ def seconds_of_steps(plan: Plan, backend: Backend, placement: Placement, tell: C
     count = min(STEPS, plan.steps)
     with tempfile.TemporaryDirectory() as empty, TrainingDisplay(False) as display:
         training = Training(replace(plan, run=Path(empty)), backend, placement, display)
-        for number in range(count):
-            before = f"; the one before took {seconds[-1]:.0f} s" if seconds else ""
-            tell(f"taking step {number + 1} of {count}, of {plan.train.global_batch} samples{before}")
-            began = time.perf_counter()
-            training.update()
-            seconds.append(time.perf_counter() - began)
+        with training.watchdog:
+            for number in range(count):
+                before = f"; the one before took {seconds[-1]:.0f} s" if seconds else ""
+                tell(f"taking step {number + 1} of {count}, of {plan.train.global_batch} samples{before}")
+                began = time.perf_counter()
+                training.update()
+                if placement.accelerator.device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - began)
     return seconds
 
 

@@ -81,9 +81,8 @@ def finetune(settings: FinetuneSettings) -> int:
         console.print(f"{folder} is done already: delete it, or change a setting, to train again", markup=False)
     else:
         stop = StopRequest()
-        stop.listen()
         quiet_transformers()
-        with only_training(folder):
+        with stop.listening(), only_training(folder):
             done = _finetune(settings, folder, console, stop)
     if done is None:
         return EXIT_STOPPED

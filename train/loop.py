@@ -1,40 +1,38 @@
 """The training loop: next batch, forward, backward, step, log, evaluate, save."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from configs.errors import BadInput, RunFailed
+from configs.errors import RunFailed
 from train.backend import Backend
 from train.checkpoint import (
     Checkpoint,
     CheckpointTensors,
     Progress,
     best_whole_checkpoint,
-    checkpoint_folder,
     checkpoint_folders,
     mend_leftovers,
     newest_whole_checkpoint,
-    read_checkpoint,
 )
 from train.display import TrainingDisplay
 from train.divergence import DivergenceWatch
 from train.interval import Interval
-from train.metrics import EventMetrics, StepMetrics, append_metrics, drop_metrics_after, read_metrics
+from train.metrics import EventMetrics, append_metrics, drop_look_at, drop_metrics_after, read_metrics
 from train.optim import learning_rate
 from train.parallel import Placement
 from train.plan import LoggedUpdate, Outcome, Plan
 from train.profiling import traced
 from train.read_ahead import ReadAhead
+from train.resuming import agreed_checkpoint, check_goes_on
 from train.run_folder import CHECKPOINTS_FOLDER
 from train.samples import LookSample, drop_samples_after, write_sample
 from train.saving import CheckpointWriter, SavePolicy
 from train.signals import StopRequest
+from train.step_line import step_line, tracked
 from train.stopping import StopAgreement
 from train.task import Look
 from train.throughput import peak_memory_mib
@@ -57,7 +55,7 @@ class Training:
         self.samples = ReadAhead(plan.task, plan.micro_batch)
         self.interval = Interval()
         self.stopping = StopAgreement(StopRequest(), self.accelerator)
-        self.progress = Progress(0, 0, 0, 0, plan.data_fingerprint, None, None)
+        self.progress = Progress(0, 0, 0, 0, plan.data_fingerprint, None, None, None)
         self.unsettled: LoggedUpdate | None = None
         """The last update, as long as the host has not asked what became of it."""
         self.looks: list[tuple[int, float]] = []
@@ -68,46 +66,22 @@ class Training:
         """Train until the last step or a stop signal; either way the last step done is in a checkpoint.
 
         Raises:
-            RunFailed: loss or gradient went wrong beyond mending.
+            RunFailed: loss or gradient went wrong beyond mending, or a stopped run could not be saved.
         """
-        plan, settings = self.plan, self.plan.train
         self.stopping = StopAgreement(stop, self.accelerator)
-        self.display.start(self.progress.step, plan.steps)
+        self.display.start(self.progress.step, self.plan.steps)
         self.interval = Interval()
-        # A signal may have come before the look at this step was taken, or in its midst.
-        stopped_by = self._look_if_due()
-        while not self._is_over() and stopped_by is None:
-            with traced(plan.run, self.progress.step + 1, settings.profile, self.accelerator.process_index):
-                update = self.update()
-            if update is None:
-                continue
-            heard = self.stopping.answer()
-            step = self.progress.step
-            logs = step == plan.steps or _is_due(step, settings.log_every)
-            saves = _is_due(step, settings.save_every)
-            if (logs or saves or heard or self._look_is_due()) and not self._settled():
-                continue
-            if logs:
-                self._log(update)
-            stopped_by = heard or self._look_if_due()
-            ends = self._is_over() or stopped_by is not None
-            if ends or saves:
-                self._save(wait=ends)
-            self._show_problems()
-        look = None
-        if self.progress.step == plan.steps:
-            stopped_by = None
-            look = self._evaluate(None)
-            stopped_by = self.stopping.now() if look is None else None
-            if look is not None and settings.keep_best:
-                # So that the last step too is among those that the best is chosen of.
-                self._save(wait=True)
-        self.watchdog.stop()
+        with self.watchdog:
+            stopped_by = self._steps()
+            look = None
+            if self.progress.step == self.plan.steps:
+                look = self._evaluate(None)
+                stopped_by = self.stopping.now() if look is None else None
+                if look is not None and self.plan.train.keep_best:
+                    # So that the last step too is among those that the best is chosen of.
+                    self._save(wait=True)
         if stopped_by is not None:
-            self.display.note(
-                f"stopped by {stopped_by} after step {self.progress.step}; "
-                f"run again to go on from step {self.writer.saved_step or 0}"
-            )
+            self._tell_stop(stopped_by)
         return Outcome(self.progress, stopped_by, look)
 
     def take_best(self) -> int:
@@ -117,7 +91,7 @@ class Training:
         Raises:
             RunFailed: no checkpoint is whole.
         """
-        best = self._checkpoint_of_rank_0(best_whole_checkpoint)
+        best = agreed_checkpoint(self.checkpoints, best_whole_checkpoint, self.accelerator, self.display.note)
         if best is None:
             raise RunFailed(f"{self.checkpoints}: no checkpoint is whole; delete the folder and train again")
         self._take_over(best)
@@ -163,6 +137,48 @@ class Training:
                 weights[name.removeprefix("model.")] = tensor.cpu()
         return weights
 
+    def _steps(self) -> str | None:
+        """Steps until the last one, or until a signal, which is returned; either way the last step done is saved."""
+        plan, settings = self.plan, self.plan.train
+        # A signal may have come before the look at this step was taken, or in its midst.
+        stopped_by = self._look_if_due()
+        while not self._is_over() and stopped_by is None:
+            with traced(plan.run, self.progress.step + 1, settings.profile, self.accelerator.process_index):
+                update = self.update()
+            if update is None:
+                continue
+            heard = self.stopping.answer()
+            step = self.progress.step
+            logs = step == plan.steps or _is_due(step, settings.log_every)
+            saves = _is_due(step, settings.save_every)
+            if (logs or saves or heard or self._look_is_due()) and not self._settled():
+                continue
+            if logs:
+                self._log(update)
+            stopped_by = heard or self._look_if_due()
+            ends = self._is_over() or stopped_by is not None
+            if ends or saves:
+                self._save(wait=ends)
+            self._show_problems()
+        return stopped_by
+
+    def _tell_stop(self, stopped_by: str) -> None:
+        """Say where a stopped run stands.
+
+        Raises:
+            RunFailed: the disk did not take the checkpoint of the last step done.
+        """
+        accelerator, step = self.accelerator, self.progress.step
+        saved = self.writer.saved_step or 0
+        # The writer is rank 0's; all ranks end alike.
+        is_saved = torch.tensor(int(saved == step), device=accelerator.device) * accelerator.is_main_process
+        if int(accelerator.reduce(is_saved, "sum")) == 0:
+            raise RunFailed(
+                f"stopped by {stopped_by} after step {step}, whose checkpoint could not be saved: the newest is of "
+                f"step {saved}; make room and run again to go on from there"
+            )
+        self.display.note(f"stopped by {stopped_by} after step {step}; run again to go on from step {step}")
+
     def _go_on(self) -> None:
         if self.accelerator.is_main_process:
             mend_leftovers(self.checkpoints)
@@ -172,19 +188,10 @@ class Training:
                 self.display.note("no checkpoint is whole: beginning anew")
             self._forget_after(0)
             return
-        if checkpoint.progress.step > self.plan.steps:
-            raise BadInput(
-                f"{checkpoint.folder}: is beyond the {self.plan.steps} steps that the settings now give; raise "
-                "train.steps, or choose another --run"
-            )
-        before, now = checkpoint.progress.data_fingerprint, self.plan.data_fingerprint
-        if before != now and not self.plan.train.accept_changed_data:
-            raise BadInput(
-                f"{checkpoint.folder}: trained on shards {before[:12]}, the corpus and settings now give {now[:12]}; "
-                "restore them, choose another --run, or go on all the same with --train.accept_changed_data true"
-            )
+        check_goes_on(checkpoint, self.plan)
         self._take_over(checkpoint)
-        self.progress = replace(self.progress, data_fingerprint=now)
+        self.divergence.restore(checkpoint.progress.divergence)
+        self.progress = replace(self.progress, data_fingerprint=self.plan.data_fingerprint)
         # Rank 0 may cut the file back at this moment: what is later than the checkpoint counts for nobody.
         seen = read_metrics(self.plan.run).looks
         self.looks = [(line.step, line.held_out_loss) for line in seen if line.step <= self.progress.step]
@@ -207,26 +214,7 @@ class Training:
         )
 
     def _newest_checkpoint(self) -> Checkpoint | None:
-        return self._checkpoint_of_rank_0(newest_whole_checkpoint)
-
-    def _checkpoint_of_rank_0(self, choose: Callable[[Path], tuple[Checkpoint | None, list[str]]]) -> Checkpoint | None:
-        """The one that rank 0 chooses, which reads through all of its files; the others take its word."""
-        found: Checkpoint | None = None
-        if self.accelerator.is_main_process:
-            found, faults = choose(self.checkpoints)
-            for fault in faults:
-                self.display.note(f"passed over a damaged checkpoint: {fault}")
-        own = 0 if found is None else found.progress.step
-        step = int(self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device), "sum"))
-        if step == 0:
-            return None
-        folder = checkpoint_folder(self.checkpoints, step)
-        if not folder.is_dir():
-            raise BadInput(
-                f"{folder}: rank 0 goes on from here and rank {self.accelerator.process_index} does not see it; "
-                "put the run folder on a disk that all nodes share"
-            )
-        return read_checkpoint(folder)
+        return agreed_checkpoint(self.checkpoints, newest_whole_checkpoint, self.accelerator, self.display.note)
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
         self.backend.load(CheckpointTensors(checkpoint))
@@ -301,6 +289,7 @@ class Training:
         self._take_over(checkpoint)
         self.progress = replace(self.progress, samples=samples, rollbacks=rollbacks)
         self.looks = [(step, loss) for step, loss in self.looks if step <= self.progress.step]
+        self._forget_after(self.progress.step)
         self.divergence.after_rollback()
         self._record_event("rollback", f"step {step}: {wrong}; back to step {self.progress.step}, past those samples")
         self.interval = Interval()
@@ -315,38 +304,20 @@ class Training:
         return float(self.accelerator.reduce(update.nats, "sum")) / max(1, update.targets)
 
     def _log(self, update: LoggedUpdate) -> None:
-        sample_tokens = self.plan.task.sample_tokens
-        seconds_to_exchange = torch.tensor([self.interval.seconds_to_exchange], device=self.accelerator.device)
-        by_rank: list[float] = self.accelerator.gather(seconds_to_exchange).tolist()
-        times = self.interval.shares()
-        training_seconds = times.seconds * (1 - times.saving - times.evaluating)
-        speed = times.steps * self.plan.train.global_batch * sample_tokens / training_seconds
-        line = StepMetrics(
-            step=self.progress.step,
-            tokens=self.progress.samples * sample_tokens,
-            loss=self._mean_loss(update),
-            lr=update.rate,
-            grad_norm=update.norm.value(),
-            tokens_per_second=speed,
-            mfu=speed * self.plan.flops_per_token / (self.plan.peak_flops * self.accelerator.num_processes),
-            data_wait=times.waiting_for_data,
-            saving=times.saving,
-            evaluating=times.evaluating,
-            memory=peak_memory_mib(self.accelerator.device),
-            skipped_steps=self.progress.skipped_steps,
-            slowest_rank=max(range(len(by_rank)), key=by_rank.__getitem__),
-            slowest_lag=max(by_rank) / max(1e-9, sum(by_rank) / len(by_rank)) - 1,
+        accelerator = self.accelerator
+        seconds = torch.tensor([self.interval.seconds_to_exchange], device=accelerator.device)
+        line = step_line(
+            self.plan,
+            self.progress,
+            update,
+            self._mean_loss(update),
+            self.interval.shares(),
+            accelerator.gather(seconds).tolist(),
+            peak_memory_mib(accelerator.device),
         )
-        if self.accelerator.is_main_process:
+        if accelerator.is_main_process:
             append_metrics(self.plan.run, line)
-        tracked = {
-            "loss": line.loss,
-            "lr": update.rate,
-            "grad_norm": line.grad_norm,
-            "tokens_per_second": speed,
-            "mfu": line.mfu,
-        }
-        self.accelerator.log(tracked, step=line.step)
+        accelerator.log(tracked(line), step=line.step)
         self.display.metrics(line)
         self.interval = Interval()
 
@@ -365,6 +336,11 @@ class Training:
                 return None
             self._draw_sample()
         self.progress = replace(self.progress, held_out_loss=look.held_out_loss)
+        if step in [taken_at for taken_at, _ in self.looks]:
+            # By a process that was killed before it could say that the run is done.
+            self.looks = [earlier for earlier in self.looks if earlier[0] != step]
+            if self.accelerator.is_main_process:
+                drop_look_at(plan.run, step)
         self.looks.append((step, look.held_out_loss))
         if self.accelerator.is_main_process:
             append_metrics(plan.run, look.line(step, self.progress.samples * plan.task.sample_tokens))
@@ -401,6 +377,7 @@ class Training:
 
     def _save(self, wait: bool) -> None:
         """Have rank 0 write a checkpoint; every rank takes part in gathering it."""
+        self.progress = replace(self.progress, divergence=self.divergence.state())
         with self.interval.saving():
             self.watchdog.beat()
             if self.accelerator.is_main_process:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,6 +106,15 @@ def append_metrics(run: Path, line: StepMetrics | HeldOutMetrics | ValidationMet
 
 def drop_metrics_after(run: Path, step: int) -> None:
     """Drop lines of steps after `step`, which are about to be done again, and a half-written last line."""
+    _keep(run, lambda record: bool(record["step"] <= step))
+
+
+def drop_look_at(run: Path, step: int) -> None:
+    """Drop the line of a look at held-out data at `step`, which was taken again."""
+    _keep(run, lambda record: "held_out_loss" not in record or record["step"] != step)
+
+
+def _keep(run: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
     file = run / METRICS_FILE
     if not file.is_file():
         return
@@ -114,7 +124,7 @@ def drop_metrics_after(run: Path, step: int) -> None:
             record = json.loads(line)
         except ValueError:
             continue
-        if record["step"] <= step:
+        if is_kept(record):
             kept.append(line + "\n")
     temporary = file.with_suffix(".jsonl.writing")
     temporary.write_text("".join(kept))

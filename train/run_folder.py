@@ -58,7 +58,8 @@ def is_main_rank() -> bool:
 
 
 def prepare_run(settings: RunSettings) -> PreparedRun:
-    """Build tokenizer and shards unless they are there. Any number of ranks may ask, before they know each other.
+    """Build tokenizer and shards unless they are there, and record the settings of a new run. Any number of ranks may
+    ask, before they know each other.
 
     Raises:
         BadInput: the corpus, the tokenizer or the run folder is not usable.
@@ -75,7 +76,8 @@ def prepare_run(settings: RunSettings) -> PreparedRun:
         check_fit(settings, tokenizer)
     cache = Path(settings.data.cache) if settings.data.cache else folder / SHARDS_FOLDER
     sources = prepare_sources(settings.corpus, settings.data, tokenizer, cache)
-    if show:
+    if show and not (folder / CONFIG_FILE).is_file():
+        # A folder with settings in it may be training: they are replaced when these train here, and not before.
         record_settings(folder, settings)
     return PreparedRun(folder, tokenizer, sources)
 

@@ -42,8 +42,7 @@ from train.model import (
 )
 from train.parallel import Placement, start_ranks
 from train.plan import Outcome, Plan
-from train.ranges import check_ranges
-from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, is_main_rank, write_result
+from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, is_main_rank, record_settings, write_result
 from train.signals import StopRequest
 from train.size import accumulation_steps, parameter_count, planned_steps
 from train.task import HeldOutLook, PreTraining
@@ -65,9 +64,8 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
         RunFailed: training went wrong beyond mending.
     """
     stop = StopRequest()
-    stop.listen()
     quiet_transformers()
-    with only_training(prepared.folder):
+    with stop.listening(), only_training(prepared.folder):
         return _train(settings, prepared, console, stop)
 
 
@@ -106,7 +104,6 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
     """
     train = settings.train
     require_trackers(train.trackers)
-    check_ranges(train)
     tokenizer = run_tokenizer(prepared.tokenizer)
     special = special_token_ids(prepared.tokenizer, tokenizer)
     vocab_size = read_manifest(prepared.sources[0].folder).vocab_size
@@ -163,6 +160,8 @@ def initial_model(settings: RunSettings, vocab_size: int, special: SpecialTokenI
 
 def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop: StopRequest) -> bool:
     made = ready(settings, prepared)
+    if is_main_rank():
+        record_settings(prepared.folder, settings)
     plan, task, accelerator, train = made.plan, made.task, made.placement.accelerator, settings.train
     precision, ranks, backend = made.placement.precision, made.placement.ranks, made.placement.backend
     half = precision != "fp32"

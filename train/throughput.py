@@ -1,5 +1,6 @@
 """What the device could do: a model's arithmetic a token, the device's peak, and memory in use."""
 
+import re
 import time
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
     if device.type == "cuda" and precision != "fp32":
         name = torch.cuda.get_device_name(device)
         for part, tflops in GPU_PEAK_TFLOPS.items():
-            if part in name:
+            # A whole word: an L40 is no L4.
+            if re.search(rf"\b{part}\b", name):
                 return tflops * 1e12
     return _measured_matmul_flops(device, HALF_DTYPES.get(precision, torch.float32))
 

@@ -46,7 +46,9 @@ class ZeroBackend:
         self._ranks = placement.ranks
         self._stage = zero_stage(placement.backend)
         self._is_last = True
-        initial = {f"{WEIGHT}.{name}": parameter.detach().clone() for name, parameter in model.named_parameters()}
+        initial: dict[str, Tensor] = {}
+        if placement.precision != "fp32":
+            initial = {f"{WEIGHT}.{name}": parameter.detach().clone() for name, parameter in model.named_parameters()}
         # Otherwise Accelerate warns that the two differ.
         accelerator.gradient_accumulation_steps = accumulation
         self._optimizer = new_optimizer(model, train, accelerator.device)
@@ -61,8 +63,9 @@ class ZeroBackend:
             self._zero.loss_scaler.raise_error_at_min_scale = False
         self._bare = model
         self.model: nn.Module = self._engine
-        # DeepSpeed rounds the masters to half precision on its way.
-        self._set_weights(initial)
+        if initial:
+            # DeepSpeed rounds the masters to half precision on its way.
+            self._set_weights(initial)
 
     def autocast(self) -> AbstractContextManager[None]:
         return nullcontext()

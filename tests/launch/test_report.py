@@ -20,7 +20,7 @@ from launch.report import write_report
 from launch.report_curves import MOST_POINTS, thinned
 from tests.launch.browser import find_browser, look
 from train.metrics import EventMetrics, HeldOutMetrics, StepMetrics, append_metrics, read_metrics
-from train.run_folder import RunResult, prepare_run, write_result
+from train.run_folder import RunResult, prepare_run, record_settings, write_result
 from train.samples import LookSample, write_sample
 
 HOSTILE = (
@@ -165,7 +165,7 @@ def test_samples_of_a_shorter_run_are_told_from_the_runs_own(tmp_path: Path, cor
     settings = make_run(tmp_path / "run", corpus_file, steps=10, planned=10)
     finish(settings, ["말모이 옛글"])
     longer = replace(settings, train=replace(settings.train, steps=40))
-    prepare_run(longer)
+    record_settings(tmp_path / "run", longer)
     write_report((str(tmp_path / "run"),))
     assert "not finished: step 10 of 40" in Outline(page_of(tmp_path / "run")).text
     append_metrics(tmp_path / "run", step_line(11))

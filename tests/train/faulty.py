@@ -1,8 +1,9 @@
 """`python tests/train/faulty.py FAULT RANK STEPS WORDS...`: `malmoi train` with one thing going wrong on one rank.
 
 FAULT, at the micro-batches STEPS (`5` or `5-8`) that the rank computes after its start: `nan` and `spike` spoil the
-loss, `stall` stops for good, `raise` raises, `die` ends the process by SIGKILL in its first life. `oom` finds memory
-for two samples only, in the search for a micro-batch; `grow` has fp16's loss scale grow after STEPS good updates.
+loss, `stall` stops for good, `raise` raises, `die` ends the process by SIGKILL in its first life, `stop` asks it to
+stop. `oom` finds memory for two samples only, in the search for a micro-batch; `grow` has fp16's loss scale grow after
+STEPS good updates.
 """
 
 import os
@@ -37,6 +38,8 @@ def faulty_nats(fault: str, rank: int, first_step: int, last_step: int) -> None:
                 time.sleep(3600)
             if fault == "die" and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "stop":
+                signal.raise_signal(signal.SIGTERM)
             if fault == "raise":
                 raise RuntimeError("a fault on purpose")
         return result

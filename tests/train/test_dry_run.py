@@ -1,6 +1,8 @@
 """`malmoi train --dry_run` tells what a run would take and leaves nothing of training behind."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from configs.command_line import settings_as_yaml, without_switch
 from configs.errors import BadInput
 from configs.schema import RunSettings
-from tests.launching import as_flags, malmoi
+from tests.launching import as_flags, environment, malmoi
 from train.dry_run import time_line
 
 
@@ -38,9 +40,9 @@ def test_it_leaves_a_run_that_was_stopped_as_it_was(
 ) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(settings_as_yaml(tiny_settings))
-    names = ("metrics.jsonl", "checkpoints", "model", "result.json", "tensorboard")
+    names = ("config.yaml", "metrics.jsonl", "checkpoints", "model", "result.json", "tensorboard")
     before = {name: (finished_run / name).stat().st_mtime_ns for name in names}
-    assert malmoi("train", *as_flags(config), "--dry_run").returncode == 0
+    assert malmoi("train", *as_flags(config, train__learning_rate=0.5), "--dry_run").returncode == 0
     assert before == {name: (finished_run / name).stat().st_mtime_ns for name in names}
 
 
@@ -67,3 +69,15 @@ def test_a_terminal_shows_which_step_is_under_way(
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes stderr for a terminal then
     shown = malmoi("train", *as_flags(config, run=tmp_path / "run"), "--dry_run").stderr
     assert re.search(r"taking step 3 of 3, of 8 samples; the one before took \d+ s", shown)
+
+
+def test_a_process_lives_on_after_it(tiny_settings: RunSettings, finished_run: Path, tmp_path: Path) -> None:
+    """What ends a run that hangs waits no longer, as in a notebook."""
+    config = tmp_path / "tiny.yaml"
+    config.write_text(settings_as_yaml(tiny_settings))
+    words = ["train", *as_flags(config, run=tmp_path / "run", parallel__hang_seconds=3), "--dry_run"]
+    program = f"import time; from launch.cli import main; assert main({words!r}) == 0; time.sleep(4); print('alive')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.endswith("alive\n"), done.stderr

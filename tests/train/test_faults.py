@@ -98,7 +98,7 @@ def test_updates_that_stay_not_finite_go_back_and_pass_over_the_samples(config: 
         "step 13: 3 updates in a row whose loss or gradient was not finite; back to step 10, past those samples"
     )
     lines = [line for line in metrics(folder) if "loss" in line]
-    assert lines[-1]["step"] == 20
+    assert [line["step"] for line in lines] == list(range(1, 21)), "steps that were gone back over are done again"
     assert lines[-1]["tokens"] == (20 + 3) * 8 * 32
 
 
@@ -121,6 +121,43 @@ def test_a_spike_of_the_loss_goes_back_so_often_and_no_further(config: Path, tmp
     assert done.returncode == 1
     assert len(events(tmp_path / "run", "rollback")) == 2
     assert "after 2 rollbacks; lower train.learning_rate or look at the data around sample" in done.stderr
+
+
+def test_a_run_that_goes_on_knows_a_spike_from_its_first_step(config: Path, tmp_path: Path) -> None:
+    spike = {"train__divergence__spike_deviations": 20.0, "train__divergence__spike_window": 4}
+    first = malmoi("train", *as_flags(config, run=tmp_path / "run", train__steps=8, **spike))
+    assert first.returncode == 0, first.stderr
+    words = as_flags(config, run=tmp_path / "run", train__steps=12, **spike)
+    done = subprocess.run(
+        [sys.executable, FAULTY, "spike", "0", "1-2", *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (text,) = events(tmp_path / "run", "rollback")
+    assert text.startswith("step 9: a loss of") and text.endswith("back to step 8, past those samples")
+
+
+def test_a_run_that_was_stopped_on_a_full_disk_does_not_say_that_it_is_saved(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    # Room for one checkpoint of about 1.1 MB, and the fault asks to stop after it.
+    with mounted(folder / "checkpoints", "size=1800k"):
+        words = as_flags(config, run=folder, train__micro_batch=8)
+        done = subprocess.run(
+            [sys.executable, FAULTY, "stop", "0", "8", *words],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 1
+    said = done.stderr.replace("\n", " ")
+    assert "stopped by SIGTERM after step 8, whose checkpoint could not be saved: the newest is of step 5" in said
+    assert "Traceback" not in said
 
 
 def test_a_rank_that_raises_takes_the_run_down_and_its_traceback_is_shown(config: Path, tmp_path: Path) -> None:

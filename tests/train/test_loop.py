@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,21 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(config: Path, undisturbed: Path
     assert (folder / SAMPLES_FILE).read_bytes() == (undisturbed / SAMPLES_FILE).read_bytes()
     expected = weights(undisturbed)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
+
+
+def test_a_run_that_was_killed_before_it_said_that_it_is_done_leaves_the_same_lines(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The last look is taken again, and counts once."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder, ignore=shutil.ignore_patterns("model", "result.json"))
+    done = malmoi("train", *as_flags(config, run=folder))
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        [(line["step"], line.get("loss"), line.get("held_out_loss")) for line in metrics(run) if "event" not in line]
+        for run in (undisturbed, folder)
+    )
+    assert after == before
 
 
 def _train_until(flags: list[str], folder: Path, step: int, number: signal.Signals) -> int:

@@ -4,13 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
 from configs.schema import RunSettings
 from tests.launching import metrics
+from train.dry_run import dry_run
 from train.run import run
-from train.run_folder import prepare_run
+from train.run_folder import prepare_run, record_settings
 
 
 def test_settings_are_replaced_in_one_step(tiny_settings: RunSettings, finished_run: Path, tmp_path: Path) -> None:
@@ -19,7 +21,7 @@ def test_settings_are_replaced_in_one_step(tiny_settings: RunSettings, finished_
     prepare_run(settings)
     with (tmp_path / "run" / "config.yaml").open() as old:
         changed = replace(settings, train=replace(settings.train, log_every=7))
-        prepare_run(changed)
+        record_settings(tmp_path / "run", changed)
         assert old.read() == settings_as_yaml(settings)
     assert (tmp_path / "run" / "config.yaml").read_text() == settings_as_yaml(changed)
 
@@ -39,6 +41,25 @@ def test_a_setting_that_was_refused_may_be_corrected_until_a_checkpoint_holds_it
     assert not [line for line in metrics(tmp_path / "run") if "event" in line]
     with pytest.raises(BadInput, match=r"holds another run: model.n_layer was"):
         run(replace(wanted, model=replace(wanted.model, n_layer=wanted.model.n_layer + 1)))
+
+
+def test_only_settings_that_train_are_recorded(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A start that is refused and a dry run leave those of the run that is there."""
+    config = tmp_path / "run" / "config.yaml"
+    trained = replace(tiny_settings, run=str(tmp_path / "run"), train=replace(tiny_settings.train, steps=2))
+    assert run(trained) == 0
+    assert config.read_text() == settings_as_yaml(trained)
+    other = replace(trained, train=replace(trained.train, steps=4, learning_rate=5e-3))
+    with FileLock(tmp_path / "run" / ".training.lock"), pytest.raises(BadInput, match="another process trains here"):
+        run(other)
+    with pytest.raises(BadInput, match="no multiple of"):
+        run(replace(other, train=replace(other.train, global_batch=6)))
+    assert dry_run(other) == 0
+    assert config.read_text() == settings_as_yaml(trained)
+    assert run(other) == 0
+    assert config.read_text() == settings_as_yaml(other)
 
 
 def test_a_run_whose_data_is_there_sets_up_nothing_to_encode_with(

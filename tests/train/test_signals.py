@@ -8,12 +8,14 @@ import time
 import pytest
 
 from tests.launching import environment
+from train.signals import STOP_SIGNALS, StopRequest
 
 SCRIPT = """
 import sys, time
 from train.signals import StopRequest
 stop = StopRequest()
-stop.listen()
+listening = stop.listening()
+listening.__enter__()
 print("ready", flush=True)
 while True:
     time.sleep(0.01)
@@ -53,3 +55,13 @@ def test_a_second_sigint_leaves_at_once() -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGINT
+
+
+def test_who_listened_before_listens_again_afterwards() -> None:
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    stop = StopRequest()
+    with pytest.raises(KeyError), stop.listening():
+        signal.raise_signal(signal.SIGUSR1)
+        raise KeyError
+    assert stop.signal_name == "SIGUSR1"
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
