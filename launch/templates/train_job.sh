@@ -94,6 +94,8 @@ go_on() {
   exit 75
 }
 
+# A line without its end, of a start that was killed at it, would swallow this one's.
+if [ -n "$(tail -c 1 "$starts" 2> /dev/null)" ]; then sed -i '$d' "$starts"; fi
 began_at=$(newest_step)
 fruitless=0
 if ((again > 0)) && [ -s "$starts" ]; then

@@ -163,6 +163,19 @@ def test_failures_that_bring_none_end_at_the_bound_with_the_ranks_words(
     assert "2 starts in a row brought no checkpoint" in run.log()
 
 
+def test_a_start_that_was_killed_while_it_wrote_its_line_spoils_no_other(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(1))
+    run.wait_for_end("COMPLETED")
+    with (run.folder / "slurm" / "starts").open("a") as file:
+        file.write(f"{run.job} 0 0")
+    again = submit(cluster, config, run.folder, *rank_of(1))
+    again.wait_for_end("COMPLETED")
+    assert [line.split()[0] for line in run.starts()] == [run.job, again.job]
+    assert malmoi_slurm(cluster, "status", str(run.folder)).returncode == 0
+
+
 def test_a_rank_that_has_stopped_does_not_end_another_that_still_saves(
     cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
 ) -> None:
