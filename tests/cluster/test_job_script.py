@@ -145,6 +145,18 @@ def test_while_a_job_of_the_run_waits_or_runs_no_other_is_queued_and_a_cancelled
     assert len(run.starts()) == 1
 
 
+def test_a_job_whose_ranks_are_still_ending_keeps_others_out_of_its_folder(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(300, "deaf"))
+    wait_for(lambda: (run.folder / "checkpoints").exists(), 30, "the rank counts")
+    cluster.ask("scancel", run.job)
+    wait_for(lambda: cluster.job(run.job)["JobState"] == "COMPLETING", 30, "the rank is deaf")
+    again = malmoi_slurm(cluster, "submit", "--config", str(config), "--run", str(run.folder), *ON_CPUS)
+    assert again.returncode == 2 and f"job {run.job} of this run is completing; wait for it" in again.stderr
+    run.wait_for_end("CANCELLED")
+
+
 def test_failures_that_bring_new_checkpoints_are_no_reason_to_give_up(
     cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
 ) -> None:
