@@ -131,6 +131,38 @@ def test_a_port_that_another_job_has_locked_is_passed_over(
     assert f"rendezvous n1:{taken + 1}," in second.log()
 
 
+def test_a_port_lock_that_is_a_link_leaves_what_it_leads_to_as_it_is(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    first = submit(cluster, config, tmp_path / "first", *rank_of(1))
+    first.wait_for_end("COMPLETED")
+    mine = tmp_path / "mine"
+    mine.write_text("precious\n")
+    lock = Path(f"/tmp/malmoi-port-{12000 + (int(first.job) + 1) % 20000}.lock")
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(mine)
+    try:
+        second = submit(cluster, config, tmp_path / "second", *rank_of(1))
+        assert int(second.job) == int(first.job) + 1
+        second.wait_for_end("COMPLETED")
+    finally:
+        lock.unlink()
+    assert mine.read_text() == "precious\n"
+
+
+def test_a_job_that_can_lock_no_port_says_so_and_ends_with_its_chain(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "flock").symlink_to("/bin/false")
+    run = submit(cluster, config, tmp_path / "run", *rank_of(1, path=programs), "--until_done")
+    assert run.wait_for_end("FAILED")["ExitCode"] == "1:0"
+    assert "none of 200 ports" in run.log() and "could be locked on n" in run.log()
+    assert not list(run.folder.glob("slurm/*/rank-*.log")), "no rank was started"
+    cluster.wait_for_state(run.starts()[0].split()[5], "CANCELLED", seconds=30)
+
+
 def test_while_a_job_of_the_run_waits_or_runs_no_other_is_queued_and_a_cancelled_chain_leaves_none(
     cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
 ) -> None:
