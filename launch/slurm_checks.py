@@ -33,6 +33,11 @@ def check_request(request: Request) -> None:
         raise BadInput(
             f"--ranks_per_node {ranks}: more ranks than the {gpus} GPUs of --gpus_per_node; a rank has its own"
         )
+    if options.at_once and options.until_done:
+        raise BadInput(
+            f"--at_once {options.at_once}: Slurm does not count the jobs that --until_done queues one by one, so more "
+            "would train at the same time; leave out one of the two"
+        )
     if sum(map(bool, (options.apptainer, options.pyxis))) > 1:
         raise BadInput("--apptainer and --pyxis: choose one container")
     if options.apptainer and "://" not in options.apptainer and not Path(options.apptainer).exists():

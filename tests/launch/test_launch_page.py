@@ -39,6 +39,7 @@ def test_every_option_and_message_of_the_page_exists() -> None:
         "is not there on every node",
         "starts in a row brought no checkpoint",
         "the ranks did not stop in time",
+        "ports up to",
         "this cluster requeues no jobs",
         "no job could be queued to go on after this one",
         "another process trains here",

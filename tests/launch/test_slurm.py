@@ -210,6 +210,7 @@ def test_bad_use_is_refused_before_anything_is_rendered(words: tuple[str, ...], 
         (("train.sed=1,2",), "'train.sed' is no setting to sweep over; did you mean 'train.seed'?"),
         (("train.seed",), "write NAME=VALUE,VALUE"),
         (("train.seed=1,1",), "a value is there twice"),
+        (("train.seed=1,2", "--at_once", "1", "--until_done"), "--at_once 1: Slurm does not count the jobs that"),
     ],
 )
 def test_a_grid_that_makes_no_sweep_is_refused(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
