@@ -191,6 +191,7 @@ def test_templates_are_bash_as_they_lie_there() -> None:
         (("--gpus_per_node", "2", "--ranks_per_node", "4"), "more ranks than the 2 GPUs"),
         (("--time", "4"), "--time 4 is no longer than --warning_seconds 300"),
         (("--time", "tomorrow"), "--time tomorrow: write DAYS-HOURS"),
+        (("--data_time", "abc"), "--data_time abc: write DAYS-HOURS"),
         (("--partitoin", "gpu"), "unknown option '--partitoin'; did you mean '--partition'?"),
         (("--train.setps", "3"), "unknown option '--train.setps'; did you mean '--train.steps'?"),
         (("--train.steps", "many"), "train.steps"),
@@ -251,11 +252,11 @@ def test_the_nearest_mount_tells_the_file_system() -> None:
 @given(days=st.integers(0, 99), hours=st.integers(0, 23), minutes=st.integers(0, 59), seconds=st.integers(0, 59))
 def test_time_limits_are_read_as_slurm_reads_them(days: int, hours: int, minutes: int, seconds: int) -> None:
     whole = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-    assert time_limit_seconds(f"{days}-{hours:02d}:{minutes:02d}:{seconds:02d}") == whole
-    assert time_limit_seconds(f"{hours}:{minutes}:{seconds}") == whole - days * 86400
-    assert time_limit_seconds(f"{minutes}:{seconds}") == minutes * 60 + seconds
-    assert time_limit_seconds(str(minutes)) == minutes * 60
-    assert time_limit_seconds(f"{days}-{hours}") == (days * 24 + hours) * 3600
+    assert time_limit_seconds(f"{days}-{hours:02d}:{minutes:02d}:{seconds:02d}", "--time") == whole
+    assert time_limit_seconds(f"{hours}:{minutes}:{seconds}", "--time") == whole - days * 86400
+    assert time_limit_seconds(f"{minutes}:{seconds}", "--time") == minutes * 60 + seconds
+    assert time_limit_seconds(str(minutes), "--time") == minutes * 60
+    assert time_limit_seconds(f"{days}-{hours}", "--time") == (days * 24 + hours) * 3600
 
 
 @pytest.mark.parametrize(
