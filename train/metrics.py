@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data_prep.files import write_whole
+
 METRICS_FILE = "metrics.jsonl"
 Line = TypeVar("Line")
 
@@ -116,9 +118,7 @@ def drop_metrics_after(run: Path, step: int) -> None:
             continue
         if record["step"] <= step:
             kept.append(line + "\n")
-    temporary = file.with_suffix(".jsonl.writing")
-    temporary.write_text("".join(kept))
-    temporary.replace(file)
+    write_whole(file, "".join(kept).encode())
 
 
 def read_metrics(run: Path) -> RunMetrics:
