@@ -4,9 +4,9 @@
 
 A GPT-2 with AdamW's moments (124M by default: 1.5 GB) is saved in turn by Malmoi, synchronously and asynchronously,
 and, as peers, by Accelerate's `save_state` and `torch.save`. A stall is the time until the loop may change the
-weights again; figures are medians of the rounds. After each save the training step goes on in the same process, so
-that an asynchronous writer's load shows in `step_during_write`. Prints a table and, as the last line, one JSON object
-with the bytes of each and whether the tied embedding is stored once.
+weights again; figures are medians of the rounds. Nothing is trained meanwhile, so what an asynchronous writer costs the
+steps beside it is not among them. Prints a table and, as the last line, one JSON object with the bytes of each and
+whether the tied embedding is stored once.
 """
 
 import argparse

@@ -335,7 +335,7 @@ def compare(bench: Bench, size: Size, seeds: tuple[int, ...]) -> Comparison | No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a hundredth of the tokens, one seed: shows that it runs")
+    parser.add_argument("--quick", action="store_true", help="a thirtieth of the tokens, one seed: shows that it runs")
     parser.add_argument("--only", choices=("compare", "ablations"))
     parser.add_argument("--changes", nargs="+", help="ablations by their names; none: all")
     parser.add_argument("--sizes", nargs="+", choices=[size.name for size in SIZES], default=["S", "M"])

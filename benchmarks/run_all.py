@@ -1,6 +1,6 @@
 """Every benchmark of the project, one after another, and what they say as one JSON file and as tables.
 
-    python benchmarks/run_all.py [--quick | --full] [--only training memory ...] [--out runs/benchmarks] [--write PAGE]
+    python benchmarks/run_all.py [--quick] [--only training memory ...] [--out runs/benchmarks] [--write PAGE]
     python benchmarks/run_all.py --device cuda ...
 
 Each runs as a process of its own; the last line of its output is one JSON object. OUT/cpu.json holds them with the
@@ -164,9 +164,7 @@ def tables(results: dict[str, Measured]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true")
-    size.add_argument("--full", action="store_true", help="the default")
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows that each runs")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, help="none: all of the device's")
     parser.add_argument("--device", choices=BY_DEVICE, default="cpu")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks")

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from configs.schema import (
     CorpusSettings,
-    DocumentUnit,
     OpeningUnit,
     SamplingSettings,
     ShardSettings,
@@ -113,7 +112,7 @@ class FewshotOptions:
 
 
 @dataclass(frozen=True)
-class QualityOptions(SamplingSettings):
+class QualityOptions(SamplingSettings, TextSettings):
     """How varied a model's samples are, and how much of them stands in its training text."""
 
     model: str = ""
@@ -126,10 +125,6 @@ class QualityOptions(SamplingSettings):
     """Shard folder that the model was trained on, to look for shared runs; none: they are not looked for."""
     batch: int = 1
     """Prompts generated at once."""
-    text_field: str = "text"
-    """Field of a JSON line that holds the text."""
-    document: DocumentUnit = "line"
-    """What one document is in a .txt file."""
     json: bool = False
     """Print one JSON object and nothing else."""
 

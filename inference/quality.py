@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from configs.commands import QualityOptions
 from configs.errors import BadInput
-from configs.schema import CorpusSettings
+from configs.schema import CorpusSettings, TextSettings
 from data_prep.build import open_split
 from data_prep.corpus import corpus_files, read_documents
 from data_prep.encode import tokenizer_checksum
@@ -99,7 +99,8 @@ def _sampled(options: QualityOptions) -> list[str]:
 
 def _read(options: QualityOptions) -> list[str]:
     assert options.texts is not None
-    settings = CorpusSettings(input=(options.texts,), text_field=options.text_field, document=options.document)
+    reading = {entry.name: getattr(options, entry.name) for entry in fields(TextSettings)}
+    settings = CorpusSettings(input=(options.texts,), **reading)
     texts = [document.text for document in read_documents(corpus_files(settings), settings) if document.text.strip()]
     if not texts:
         raise BadInput(f"{options.texts}: holds no text to measure")

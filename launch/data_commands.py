@@ -1,26 +1,14 @@
 """`malmoi tokenizer`, `prepare`, `verify` and `inspect`."""
 
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.commands import InspectOptions, PrepareOptions, TokenizerOptions, VerifyOptions
 from configs.errors import EXIT_DONE, BadInput, require_options
-from configs.schema import CorpusSettings, DataSettings, RunSettings
-
-
-@contextmanager
-def bare_names() -> Iterator[None]:
-    """Around work of a command whose settings have no group before their names: errors name them so too."""
-    names = "|".join(each.name for kind in (CorpusSettings, DataSettings) for each in fields(kind))
-    try:
-        yield
-    except BadInput as error:
-        raise BadInput(re.sub(rf"\b(?:corpus|data)\.({names})\b", r"--\1", str(error))) from error
+from configs.schema import RunSettings
+from launch.option_names import bare_names
 
 
 def tokenizer(argv: Sequence[str]) -> int:
@@ -33,7 +21,7 @@ def tokenizer(argv: Sequence[str]) -> int:
     out = Path(options.out)
     if (out / TOKENIZER_FILE).exists():
         raise BadInput(f"{out}: holds a tokenizer already; delete it, or choose another --out")
-    with bare_names():
+    with bare_names(TokenizerOptions):
         print(build_tokenizer(options, options, out, show_progress=sys.stderr.isatty()))
     return EXIT_DONE
 
@@ -53,7 +41,7 @@ def prepare(argv: Sequence[str]) -> int:
         require_options("prepare", input=has_text, tokenizer=bool(options.tokenizer), out=bool(options.out))
         from data_prep.mixture import prepare_sources
 
-        with bare_names():
+        with bare_names(PrepareOptions):
             sources = prepare_sources(options, options, Path(options.tokenizer), Path(options.out))
     for source in sources:
         print(source.folder)

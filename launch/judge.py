@@ -9,6 +9,7 @@ from pathlib import Path
 from configs.command_line import parse_settings
 from configs.commands import JudgeMakeOptions, JudgeResultsOptions, JudgeServeOptions
 from configs.errors import EXIT_DONE, BadInput, require_options
+from launch.option_names import bare_names
 from launch.subcommands import run_subcommand
 
 RESULTS_PAGE = "results.html"
@@ -43,7 +44,7 @@ def make(argv: Sequence[str]) -> int:
 
     from inference.judge_make import make_test
 
-    with Console(stderr=True).status("loading") as status:
+    with bare_names(JudgeMakeOptions), Console(stderr=True).status("loading") as status:
         test = make_test(options, status.update)
     file = write_test(folder, test)
     print(f"{file}: {len(test.items)} texts, {count_authors(test.items)}; show them with `malmoi judge serve {folder}`")

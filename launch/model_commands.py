@@ -8,6 +8,7 @@ from configs.commands import EvaluateOptions, GenerateOptions, QualityOptions
 from configs.errors import EXIT_DONE, require_options
 from configs.quick_imports import quick_imports
 from configs.schema import RunSettings
+from launch.option_names import bare_names
 
 
 def train(argv: Sequence[str]) -> int:
@@ -63,7 +64,8 @@ def evaluate(argv: Sequence[str]) -> int:
     with quick_imports():
         from inference.evaluate import evaluate_models, print_scores, scores_as_json
 
-    scores = list(evaluate_models(options))
+    with bare_names(EvaluateOptions):
+        scores = list(evaluate_models(options))
     if options.json:
         print(scores_as_json(scores))
     else:
@@ -80,7 +82,8 @@ def quality(argv: Sequence[str]) -> int:
     with quick_imports():
         from inference.quality import measure_quality, print_quality, quality_as_json
 
-    measured = measure_quality(options)
+    with bare_names(QualityOptions):
+        measured = measure_quality(options)
     if options.json:
         print(quality_as_json(measured))
     else:

@@ -1,14 +1,13 @@
 """`malmoi report`: one HTML file that shows a run, or several side by side."""
 
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.commands import ReportOptions
 from configs.errors import EXIT_DONE, BadInput, require_options
+from data_prep.files import write_whole
 
 REPORT_FILE = "report.html"
 
@@ -40,13 +39,9 @@ def write_report(runs: tuple[str, ...], out: Path | None = None, fewshot: tuple[
     """
     page = _page(tuple(map(Path, runs)), tuple(map(Path, fewshot)))
     file = out or Path(runs[0]) / REPORT_FILE
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.writing")
     try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(file)
+        write_whole(file, page.encode(), durable=False)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise BadInput(f"{file}: cannot be written ({error.strerror}); choose another place with --out") from error
     return file
 

@@ -36,16 +36,18 @@ def render(argv: Sequence[str]) -> int:
     """Print a job script; nothing is written and no cluster is asked."""
     from launch.slurm_checks import check_request
     from launch.slurm_request import parse_request
-    from launch.slurm_script import ArrayJob, train_script
-    from launch.slurm_sweep import combinations, grid_of
+    from launch.slurm_script import train_script
 
     request = parse_request(argv, "malmoi slurm render", "Print the job script that trains a run." + WITH_TRAIN)
+    _refuse_grid(request.options.grid)
     check_request(request)
-    array = None
-    if request.options.grid:
-        array = ArrayJob(len(combinations(grid_of(request.options.grid))), request.options.at_once)
-    print(train_script(request, request.config, request.overrides, array), end="")
+    print(train_script(request, request.config, request.overrides), end="")
     return EXIT_DONE
+
+
+def _refuse_grid(grid: Sequence[str]) -> None:
+    if grid:
+        raise BadInput("--grid is for `malmoi slurm sweep`, which trains a run for every combination")
 
 
 def submit(argv: Sequence[str]) -> int:
@@ -54,8 +56,7 @@ def submit(argv: Sequence[str]) -> int:
     from launch.slurm_submit import how_to_follow, submit_run
 
     request = parse_request(argv, "malmoi slurm submit", "Queue the job that trains a run." + WITH_TRAIN)
-    if request.options.grid:
-        raise BadInput("--grid is for `malmoi slurm sweep`, which trains a run for every combination")
+    _refuse_grid(request.options.grid)
     print(how_to_follow(request, submit_run(request)))
     return EXIT_DONE
 

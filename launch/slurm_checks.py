@@ -33,18 +33,23 @@ def check_request(request: Request) -> None:
         raise BadInput(
             f"--ranks_per_node {ranks}: more ranks than the {gpus} GPUs of --gpus_per_node; a rank has its own"
         )
+    if options.at_once and options.until_done:
+        raise BadInput(
+            f"--at_once {options.at_once}: Slurm does not count the jobs that --until_done queues one by one, so more "
+            "would train at the same time; leave out one of the two"
+        )
     if sum(map(bool, (options.apptainer, options.pyxis))) > 1:
         raise BadInput("--apptainer and --pyxis: choose one container")
     if options.apptainer and "://" not in options.apptainer and not Path(options.apptainer).exists():
         raise BadInput(f"--apptainer {options.apptainer}: no such image")
     if options.venv and not (Path(options.venv) / "bin" / "activate").is_file():
         raise BadInput(f"--venv {options.venv}: no bin/activate there, so it is no virtual environment")
-    if time_limit_seconds(options.time) <= options.warning_seconds:
+    if time_limit_seconds(options.time, "--time") <= options.warning_seconds:
         raise BadInput(
             f"--time {options.time} is no longer than --warning_seconds {options.warning_seconds}: the run would be "
             "told to stop before it begins"
         )
-    time_limit_seconds(options.data_time)
+    time_limit_seconds(options.data_time, "--data_time")
     if options.data_job or options.grid:
         _ = request.pre_training
     _check_batch(request)
@@ -97,7 +102,7 @@ def _partition(asked: str | None, known: list[Partition], option: str) -> Partit
 
 
 def _check_limit(partition: Partition, limit: str, option: str) -> None:
-    if partition.max_seconds is not None and time_limit_seconds(limit) > partition.max_seconds:
+    if partition.max_seconds is not None and time_limit_seconds(limit, f"--{option}") > partition.max_seconds:
         remedy = "ask for those, training goes on in the next allocation" if option == "time" else "ask for those"
         raise BadInput(
             f"--{option} {limit}: partition {partition.name} allows at most {partition.max_seconds // 60} minutes; "

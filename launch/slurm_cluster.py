@@ -88,7 +88,7 @@ def partitions() -> list[Partition]:
         record = dict(FIELD.findall(line))
         if "PartitionName" in record:
             limit = record.get("MaxTime", "UNLIMITED")
-            seconds = None if limit in ("UNLIMITED", "INFINITE", "NONE") else time_limit_seconds(limit)
+            seconds = None if limit in ("UNLIMITED", "INFINITE", "NONE") else time_limit_seconds(limit, "MaxTime")
             found.append(Partition(record["PartitionName"], record.get("Default") == "YES", seconds))
     return found
 
@@ -150,8 +150,11 @@ def _remembered(job: str) -> Iterator[JobState]:
         yield JobState(name, state.split()[0], "", 0, elapsed, limit, nodes, start)
 
 
-def time_limit_seconds(text: str) -> int:
+def time_limit_seconds(text: str, option: str) -> int:
     """Seconds of a time limit as Slurm writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+
+    Args:
+        option: what it was given by, for the error.
 
     Raises:
         BadInput: it is none.
@@ -159,7 +162,7 @@ def time_limit_seconds(text: str) -> int:
     days, dash, rest = text.rpartition("-")
     parts = rest.split(":")
     if not all(part.isdigit() for part in parts) or (dash and not days.isdigit()) or len(parts) > 3:
-        raise BadInput(f"--time {text}: write DAYS-HOURS:MINUTES:SECONDS, HOURS:MINUTES:SECONDS or minutes")
+        raise BadInput(f"{option} {text}: write DAYS-HOURS:MINUTES:SECONDS, HOURS:MINUTES:SECONDS or minutes")
     numbers = list(map(int, parts))
     if dash:
         hours, minutes, seconds = [*numbers, 0, 0][:3]

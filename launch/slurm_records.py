@@ -1,13 +1,20 @@
 """What submitting and starting leave in a run folder: the jobs that were queued, and the starts of their scripts."""
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from configs.errors import BadInput, one_line
+from data_prep.files import write_whole
 from launch.slurm_script import JOB_FOLDER
 
 SUBMITTED_FILE = "submitted.jsonl"
 STARTS_FILE = "starts"
+JOB_ID = re.compile(r"\d+(_\d+)?")
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -65,24 +72,49 @@ def _number(job: str) -> int:
 
 
 def read_records(run: Path) -> JobRecords:
-    """The records in a run folder; empty where nothing was submitted."""
+    """The records in a run folder; empty where nothing was submitted.
+
+    Raises:
+        BadInput: a line is no record.
+    """
     folder = run / JOB_FOLDER
-    return JobRecords(
-        tuple(Submission(**json.loads(line)) for line in _lines(folder / SUBMITTED_FILE)),
-        tuple(_start(line) for line in _lines(folder / STARTS_FILE)),
-    )
+    return JobRecords(_records(folder / SUBMITTED_FILE, _submission), _records(folder / STARTS_FILE, _start))
 
 
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+def _records(file: Path, parse: Callable[[str], Record]) -> tuple[Record, ...]:
+    found = []
+    for number, line in enumerate(_whole_lines(file), 1):
+        try:
+            found.append(parse(line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"{file}:{number}: no record of a job ({one_line(error)}); delete the line") from error
+    return tuple(found)
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """All lines but a last one without its end, whose writer was killed or is still at it."""
+    return file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if file.is_file() else []
+
+
+def _submission(line: str) -> Submission:
+    record = json.loads(line)
+    data_job = record["data_job"]
+    return Submission(_job(record["job"]), None if data_job is None else _job(data_job), float(record["time"]))
 
 
 def _start(line: str) -> Start:
     job, _, step, fruitless, _, successor = line.split()
-    return Start(job, int(step), int(fruitless), None if successor == "-" else successor)
+    return Start(_job(job), int(step), int(fruitless), None if successor == "-" else _job(successor))
+
+
+def _job(job: str) -> str:
+    if not JOB_ID.fullmatch(job):
+        raise ValueError(f"{job} is no job's id")
+    return job
 
 
 def record_submission(run: Path, submission: Submission) -> None:
     """Add a submission to the records."""
-    with (run / JOB_FOLDER / SUBMITTED_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(submission)) + "\n")
+    file = run / JOB_FOLDER / SUBMITTED_FILE
+    lines = [*_whole_lines(file), json.dumps(asdict(submission))]
+    write_whole(file, "".join(f"{line}\n" for line in lines).encode())

@@ -13,7 +13,6 @@ from launch.slurm_request import Request
 from launch.slurm_script import JOB_FOLDER, SETTINGS_FILE, ArrayJob, data_script, train_script
 
 TRAIN_SCRIPT, DATA_SCRIPT = "job.sh", "data_job.sh"
-WAITS_OR_RUNS = frozenset(("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED"))
 
 
 def submit_run(request: Request) -> Submission:
@@ -31,14 +30,14 @@ def submit_run(request: Request) -> Submission:
 
 
 def check_not_queued(run: Path) -> None:
-    """See that no job of this run is waiting or running: two would want the same run folder.
+    """See that every job of this run has ended: two would want the same run folder.
 
     Raises:
-        BadInput: one is.
+        BadInput: one waits, runs, or is about to be requeued.
     """
     for job in read_records(run).latest_jobs():
         for state in job_states(job):
-            if state.state in WAITS_OR_RUNS:
+            if not state.has_ended:
                 raise BadInput(
                     f"{run}: job {state.job} of this run is {state.state.lower()}; wait for it, scancel it, or choose "
                     "another --run"

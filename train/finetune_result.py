@@ -9,6 +9,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from data_prep.files import write_whole
+
 FINETUNE_FILE = "finetune.json"
 
 
@@ -72,9 +74,8 @@ def _scores(records: Iterable[dict[str, Any]]) -> tuple[ScoreRecord, ...]:
 
 def write_finetuning(folder: Path, result: FinetuneResult) -> None:
     """Write `finetune.json`, which says that the fine-tuning is complete."""
-    temporary = folder / f".{FINETUNE_FILE}.writing"
-    temporary.write_text(json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / FINETUNE_FILE)
+    content = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / FINETUNE_FILE, content.encode())
 
 
 def scores_table(result: FinetuneResult) -> Table:

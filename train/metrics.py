@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data_prep.files import write_whole
+
 METRICS_FILE = "metrics.jsonl"
 Line = TypeVar("Line")
 
@@ -126,9 +128,7 @@ def _keep(run: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
             continue
         if is_kept(record):
             kept.append(line + "\n")
-    temporary = file.with_suffix(".jsonl.writing")
-    temporary.write_text("".join(kept))
-    temporary.replace(file)
+    write_whole(file, "".join(kept).encode())
 
 
 def read_metrics(run: Path) -> RunMetrics:

@@ -12,6 +12,5 @@ command=(@@{command})
 
 set -uo pipefail
 export OMP_NUM_THREADS=1
-export NUMBA_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 echo "malmoi: preparing $run with ${SLURM_CPUS_PER_TASK:-1} processes"
 srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" @@{srun_options}"${command[@]}"

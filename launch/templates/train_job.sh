@@ -94,6 +94,8 @@ go_on() {
   exit 75
 }
 
+# A line without its end, of a start that was killed at it, would swallow this one's.
+if [ -n "$(tail -c 1 "$starts" 2> /dev/null)" ]; then sed -i '$d' "$starts"; fi
 began_at=$(newest_step)
 fruitless=0
 if ((again > 0)) && [ -s "$starts" ]; then
@@ -113,11 +115,16 @@ choose_port() {
   local tries
   for ((tries = 0; tries < 200; tries++)); do
     MASTER_PORT=$((12000 + (SLURM_JOB_ID + tries) % 20000))
-    if { exec {port_lock}> "/tmp/malmoi-port-$MASTER_PORT.lock"; } 2> /dev/null; then
+    # Appended to, since the name could be another user's link to a file of ours.
+    if { exec {port_lock}>> "/tmp/malmoi-port-$MASTER_PORT.lock"; } 2> /dev/null; then
       if flock --nonblock "$port_lock" && ! is_listened_on "$MASTER_ADDR" && ! is_listened_on 127.0.0.1; then return; fi
       exec {port_lock}>&-
     fi
   done
+  say "none of $tries ports up to $MASTER_PORT could be locked on $MASTER_ADDR: see that flock is installed there and that" \
+    "/tmp can be written to, then submit again"
+  end_chain
+  exit 1
 }
 is_listened_on() { (: > "/dev/tcp/$1/$MASTER_PORT") 2> /dev/null; }
 choose_port

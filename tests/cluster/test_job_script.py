@@ -131,6 +131,38 @@ def test_a_port_that_another_job_has_locked_is_passed_over(
     assert f"rendezvous n1:{taken + 1}," in second.log()
 
 
+def test_a_port_lock_that_is_a_link_leaves_what_it_leads_to_as_it_is(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    first = submit(cluster, config, tmp_path / "first", *rank_of(1))
+    first.wait_for_end("COMPLETED")
+    mine = tmp_path / "mine"
+    mine.write_text("precious\n")
+    lock = Path(f"/tmp/malmoi-port-{12000 + (int(first.job) + 1) % 20000}.lock")
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(mine)
+    try:
+        second = submit(cluster, config, tmp_path / "second", *rank_of(1))
+        assert int(second.job) == int(first.job) + 1
+        second.wait_for_end("COMPLETED")
+    finally:
+        lock.unlink()
+    assert mine.read_text() == "precious\n"
+
+
+def test_a_job_that_can_lock_no_port_says_so_and_ends_with_its_chain(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "flock").symlink_to("/bin/false")
+    run = submit(cluster, config, tmp_path / "run", *rank_of(1, path=programs), "--until_done")
+    assert run.wait_for_end("FAILED")["ExitCode"] == "1:0"
+    assert "none of 200 ports" in run.log() and "could be locked on n" in run.log()
+    assert not list(run.folder.glob("slurm/*/rank-*.log")), "no rank was started"
+    cluster.wait_for_state(run.starts()[0].split()[5], "CANCELLED", seconds=30)
+
+
 def test_while_a_job_of_the_run_waits_or_runs_no_other_is_queued_and_a_cancelled_chain_leaves_none(
     cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
 ) -> None:
@@ -143,6 +175,18 @@ def test_while_a_job_of_the_run_waits_or_runs_no_other_is_queued_and_a_cancelled
     cluster.ask("scancel", run.job)
     cluster.wait_for_state(successor, "CANCELLED", seconds=30)
     assert len(run.starts()) == 1
+
+
+def test_a_job_whose_ranks_are_still_ending_keeps_others_out_of_its_folder(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(300, "deaf"))
+    wait_for(lambda: (run.folder / "checkpoints").exists(), 30, "the rank counts")
+    cluster.ask("scancel", run.job)
+    wait_for(lambda: cluster.job(run.job)["JobState"] == "COMPLETING", 30, "the rank is deaf")
+    again = malmoi_slurm(cluster, "submit", "--config", str(config), "--run", str(run.folder), *ON_CPUS)
+    assert again.returncode == 2 and f"job {run.job} of this run is completing; wait for it" in again.stderr
+    run.wait_for_end("CANCELLED")
 
 
 def test_failures_that_bring_new_checkpoints_are_no_reason_to_give_up(
@@ -161,6 +205,19 @@ def test_failures_that_bring_none_end_at_the_bound_with_the_ranks_words(
     assert (fields["Restarts"], fields["ExitCode"]) == ("1", "1:0")
     assert run.log().count("no such device") == 2
     assert "2 starts in a row brought no checkpoint" in run.log()
+
+
+def test_a_start_that_was_killed_while_it_wrote_its_line_spoils_no_other(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(1))
+    run.wait_for_end("COMPLETED")
+    with (run.folder / "slurm" / "starts").open("a") as file:
+        file.write(f"{run.job} 0 0")
+    again = submit(cluster, config, run.folder, *rank_of(1))
+    again.wait_for_end("COMPLETED")
+    assert [line.split()[0] for line in run.starts()] == [run.job, again.job]
+    assert malmoi_slurm(cluster, "status", str(run.folder)).returncode == 0
 
 
 def test_a_rank_that_has_stopped_does_not_end_another_that_still_saves(

@@ -70,6 +70,14 @@ def test_each_command_lists_its_settings(command: str) -> None:
     assert f"malmoi {command}" in done.stdout
 
 
+@pytest.mark.parametrize("words", [(), ("slurm",), ("judge",)])
+def test_a_command_that_is_not_whole_is_bad_usage_and_help_is_not(words: tuple[str, ...]) -> None:
+    bare, asked = malmoi(*words), malmoi(*words, "--help")
+    assert (bare.returncode, bare.stdout) == (2, "")
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert bare.stderr == asked.stdout and bare.stderr.startswith(f"usage: {' '.join(('malmoi', *words))} ")
+
+
 def test_unknown_names_are_refused_with_their_nearest_neighbour(tmp_path: Path) -> None:
     assert "no command 'trian'; did you mean 'train'?" in refused("trian")
     assert "unknown setting '--train.stepz'; did you mean '--train.steps'?" in refused("train", "--train.stepz", "3")

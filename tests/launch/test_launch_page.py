@@ -1,4 +1,4 @@
-"""docs/launch.md says what the code says."""
+"""docs/launch.md says what the code says, and each README's line for Slurm is taken."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.backends import GIB_OF_A_GPU, GPUS, USABLE, WAYS, cell, needed_gib, table
-from configs.command_line import parse_settings
+from configs.command_line import parse_settings, preset_names
 from configs.commands import SlurmOptions
 from configs.schema import RunSettings
+from launch.slurm_checks import check_request
+from launch.slurm_request import parse_request
 from tests.launching import ROOT
 
 PAGE = (ROOT / "docs" / "launch.md").read_text()
@@ -39,6 +41,7 @@ def test_every_option_and_message_of_the_page_exists() -> None:
         "is not there on every node",
         "starts in a row brought no checkpoint",
         "the ranks did not stop in time",
+        "ports up to",
         "this cluster requeues no jobs",
         "no job could be queued to go on after this one",
         "another process trains here",
@@ -50,3 +53,13 @@ def test_every_option_and_message_of_the_page_exists() -> None:
 def test_the_files_that_the_page_names_are_there() -> None:
     for name in re.findall(r"(?:configs|launch|benchmarks)/[\w/]+\.\w+", PAGE):
         assert (ROOT / Path(name)).is_file(), name
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.ko.md", "docs/launch.md"])
+def test_every_job_of_the_page_is_taken_where_c_is_any_of_the_gpt_presets(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = re.findall(r"malmoi slurm (?:submit|render) (--config [^`#>|\n]*\d)", text)
+    assert lines
+    for line in lines:
+        for name in [name for name in preset_names() if name.startswith("gpt")]:
+            check_request(parse_request(line.replace("--config C ", f"--config {name} ").split(), "", ""))

@@ -18,7 +18,7 @@ from launch.cli import main
 from launch.slurm_checks import check_request, check_shared_disk, file_system
 from launch.slurm_cluster import GPUS, time_limit_seconds
 from launch.slurm_request import Request, parse_request
-from launch.slurm_script import DATA_TEMPLATE, TRAIN_TEMPLATE, JobTemplate, data_script
+from launch.slurm_script import DATA_TEMPLATE, TRAIN_TEMPLATE, ArrayJob, JobTemplate, data_script, train_script
 from launch.slurm_status import run_status
 from launch.slurm_sweep import combinations, grid_of
 from tests.launching import malmoi
@@ -48,6 +48,13 @@ def rendered(*words: str) -> str:
     return out
 
 
+def swept(*words: str) -> str:
+    """The script that `malmoi slurm sweep` queues."""
+    asked = request(*words)
+    runs = combinations(grid_of(asked.options.grid))
+    return train_script(asked, "", (), ArrayJob(len(runs), asked.options.at_once))
+
+
 def refused(*words: str) -> str:
     code, out, err = in_process(*words)
     assert (code, out, err.count("\n")) == (2, "", 1), err
@@ -70,15 +77,15 @@ def shellcheck(script: str) -> str:
         EVERYTHING,
         ("--conda", "env"),
         ("--pyxis", "nvcr.io#nvidia/pytorch:25.01-py3", "--mount", "/data", "/a:/b"),
-        ("--grid", "train.seed=1,2,3", "--at_once", "2"),
     ],
-    ids=["plain", "awkward folder", "everything", "conda", "pyxis", "sweep"],
+    ids=["plain", "awkward folder", "everything", "conda", "pyxis"],
 )
 def test_shellcheck_finds_nothing_in_what_is_rendered(words: tuple[str, ...]) -> None:
     script = rendered("--config", "gpt2-small", *words)
     assert "@@" not in script
     assert shellcheck(script) == ""
     assert shellcheck(data_script(request(), Path("/r"), "gpt2-small", ())) == ""
+    assert shellcheck(swept("--grid", "train.seed=1,2,3", "--at_once", "2")) == ""
     assert "SC" in shellcheck("#!/bin/bash\necho $1\n"), "the check itself works"
 
 
@@ -152,7 +159,7 @@ def test_a_clusters_options_come_from_a_file_and_the_command_line_goes_over_them
 
 
 def test_an_array_picks_its_run_by_its_number() -> None:
-    script = rendered("--config", "gpt2-small", "--run", "/s", "--grid", "train.seed=1,2", "data.held_out=0.1,0.2,0.3")
+    script = swept("--run", "/s", "--grid", "train.seed=1,2", "data.held_out=0.1,0.2,0.3")
     assert "#SBATCH --array=0-5\n" in script
     assert "/slurm/job-%A_%a.log\n" in script
     assert 'run=/s/$(printf %03d "$SLURM_ARRAY_TASK_ID")\n' in script
@@ -184,19 +191,31 @@ def test_templates_are_bash_as_they_lie_there() -> None:
         (("--gpus_per_node", "2", "--ranks_per_node", "4"), "more ranks than the 2 GPUs"),
         (("--time", "4"), "--time 4 is no longer than --warning_seconds 300"),
         (("--time", "tomorrow"), "--time tomorrow: write DAYS-HOURS"),
+        (("--data_time", "abc"), "--data_time abc: write DAYS-HOURS"),
         (("--partitoin", "gpu"), "unknown option '--partitoin'; did you mean '--partition'?"),
         (("--train.setps", "3"), "unknown option '--train.setps'; did you mean '--train.steps'?"),
         (("--train.steps", "many"), "train.steps"),
         (("--apptainer", "/no/image.sif"), "/no/image.sif: no such image"),
         (("--venv", "/no/venv"), "/no/venv: no bin/activate there"),
         (("--template", "/no/template.sh"), "/no/template.sh: cannot be read"),
-        (("--grid", "train.sed=1,2"), "'train.sed' is no setting to sweep over; did you mean 'train.seed'?"),
-        (("--grid", "train.seed"), "write NAME=VALUE,VALUE"),
-        (("--grid", "train.seed=1,1"), "a value is there twice"),
+        (("--grid", "train.seed=1,2"), "--grid is for `malmoi slurm sweep`"),
     ],
 )
 def test_bad_use_is_refused_before_anything_is_rendered(words: tuple[str, ...], said: str) -> None:
     assert said in refused("render", "--config", "gpt2-small", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train.sed=1,2",), "'train.sed' is no setting to sweep over; did you mean 'train.seed'?"),
+        (("train.seed",), "write NAME=VALUE,VALUE"),
+        (("train.seed=1,1",), "a value is there twice"),
+        (("train.seed=1,2", "--at_once", "1", "--until_done"), "--at_once 1: Slurm does not count the jobs that"),
+    ],
+)
+def test_a_grid_that_makes_no_sweep_is_refused(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    assert said in refused("sweep", "--config", "gpt2-small", "--run", str(tmp_path / "s"), "--grid", *words)
 
 
 def test_without_slurm_submit_says_where_to_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,11 +252,11 @@ def test_the_nearest_mount_tells_the_file_system() -> None:
 @given(days=st.integers(0, 99), hours=st.integers(0, 23), minutes=st.integers(0, 59), seconds=st.integers(0, 59))
 def test_time_limits_are_read_as_slurm_reads_them(days: int, hours: int, minutes: int, seconds: int) -> None:
     whole = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-    assert time_limit_seconds(f"{days}-{hours:02d}:{minutes:02d}:{seconds:02d}") == whole
-    assert time_limit_seconds(f"{hours}:{minutes}:{seconds}") == whole - days * 86400
-    assert time_limit_seconds(f"{minutes}:{seconds}") == minutes * 60 + seconds
-    assert time_limit_seconds(str(minutes)) == minutes * 60
-    assert time_limit_seconds(f"{days}-{hours}") == (days * 24 + hours) * 3600
+    assert time_limit_seconds(f"{days}-{hours:02d}:{minutes:02d}:{seconds:02d}", "--time") == whole
+    assert time_limit_seconds(f"{hours}:{minutes}:{seconds}", "--time") == whole - days * 86400
+    assert time_limit_seconds(f"{minutes}:{seconds}", "--time") == minutes * 60 + seconds
+    assert time_limit_seconds(str(minutes), "--time") == minutes * 60
+    assert time_limit_seconds(f"{days}-{hours}", "--time") == (days * 24 + hours) * 3600
 
 
 @pytest.mark.parametrize(
@@ -309,7 +328,6 @@ def test_a_fine_tuning_is_rendered_as_its_own_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("render", *TUNED, "--grid", "train.seed=1,2"), "--finetune: a fine-tuning has no corpus to prepare"),
         (("submit", *TUNED, "--data_job"), "--finetune: a fine-tuning has no corpus to prepare"),
         (("sweep", *TUNED, "--grid", "train.seed=1,2"), "--finetune: a fine-tuning has no corpus to prepare"),
         (("render", *TUNED, "--corpus.input", "x"), "unknown option '--corpus.input'"),
