@@ -122,7 +122,7 @@ def read_prompts(file: Path) -> list[str]:
         BadInput: the file is missing, is no UTF-8, or holds no prompt.
     """
     try:
-        prompts = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except FileNotFoundError:
         raise BadInput(f"{file}: no such file; name one with a prompt a line") from None
     except UnicodeDecodeError as error:

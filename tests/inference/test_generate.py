@@ -115,8 +115,8 @@ def test_impossible_settings_are_refused(loaded: LoadedModel, change: dict[str, 
 
 def test_prompts_come_from_a_file_one_a_line(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
-    file.write_text("이순신\n\n  영화는\n", encoding="utf-8")
-    assert read_prompts(file) == ["이순신", "  영화는"]
+    file.write_text("이순신\r\n\n  영화는\u2028정말\n", encoding="utf-8")
+    assert read_prompts(file) == ["이순신", "  영화는\u2028정말"]
     file.write_bytes("가".encode("cp949"))
     with pytest.raises(BadInput, match=r"prompts.txt: not UTF-8 at byte 0"):
         read_prompts(file)

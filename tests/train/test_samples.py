@@ -97,6 +97,13 @@ def test_lines_of_steps_that_are_done_again_are_dropped_and_a_step_has_one_sampl
     assert (tmp_path / SAMPLES_FILE).read_text(encoding="utf-8").count("\n") == 2
 
 
+def test_a_sample_keeps_every_character_that_splits_lines(tmp_path: Path) -> None:
+    text = "앞\u2028뒤\u2029\u0085\x0b\x0c\x1c\r끝"
+    for step in (10, 20):
+        write_sample(tmp_path, LookSample(step, step * 8, "앞", text))
+    assert [(sample.step, sample.text) for sample in read_samples(tmp_path)] == [(10, text), (20, text)]
+
+
 def test_every_generator_stands_where_it_stood() -> None:
     def state() -> tuple[object, ...]:
         return random.random(), float(np.random.random()), float(torch.rand(()))
