@@ -18,7 +18,7 @@ from data_prep.build import open_split
 from data_prep.corpus import corpus_files, read_documents
 from data_prep.encode import load_encoder, tokenizer_checksum
 from data_prep.manifest import MANIFEST_FILE, read_manifest, shard_folder
-from inference.generate import load_model
+from inference.model_folder import load_model
 from inference.score import Score, Tokens, Windows, nats_of_windows, score_of
 
 

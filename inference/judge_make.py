@@ -17,9 +17,10 @@ from data_prep.corpus import Document, corpus_files, read_documents
 from data_prep.encode import tokenizer_checksum
 from data_prep.inspection import open_shards
 from data_prep.manifest import MANIFEST_FILE, read_manifest, shard_folder
-from inference.generate import LoadedModel, generate, load_model
+from inference.generate import generate
 from inference.judge_items import Author, Item, JudgeTest
 from inference.judge_openings import Opening, cut_at_word, opening_of
+from inference.model_folder import LoadedModel, load_model
 
 SPARE_OPENINGS = 4
 """Openings kept for each text that is needed: models end some texts early."""

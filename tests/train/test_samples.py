@@ -11,7 +11,8 @@ import torch
 
 from configs.errors import BadInput
 from configs.schema import RunSettings
-from inference.generate import generate, load_model
+from inference.generate import generate
+from inference.model_folder import load_model
 from train.look_sampler import undisturbed_random_state
 from train.run import run
 from train.samples import SAMPLES_FILE, LookSample, drop_samples_after, read_samples, write_sample
@@ -74,6 +75,7 @@ def test_a_sharded_run_says_that_it_draws_none(
     [
         ({"max_new_tokens": 100}, "sampling.max_new_tokens 100: a prompt of"),
         ({"max_length": 33}, "sampling.max_length 33: a prompt of"),
+        ({"max_length": 2}, r"sampling.max_length 2: a prompt of (\d+) tokens is as long already; choose more than \1"),
         ({"every_look": -1}, "sampling.every_look -1: choose 0 or more"),
     ],
 )
