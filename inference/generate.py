@@ -1,6 +1,7 @@
 """Text from a model: `transformers`' `generate`, seeded so that anyone gets the same text without Malmoi."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,9 @@ def generate(
         options |= {"do_sample": False, "logits_processor": drawing(settings)}
     for batch in _batches(loaded, prompts, settings, batching.prompts):
         shown = console is not None and settings.num_beams == 1 and len(batch.prompts) == 1
-        streamer = LiveSamples(console, loaded.tokenizer) if shown and console is not None else None
+        view = LiveSamples(console, loaded.tokenizer) if shown and console is not None else nullcontext()
         set_seed(settings.seed)
-        with torch.no_grad():
+        with torch.no_grad(), view as streamer:
             rows = loaded.model.generate(
                 **batch.inputs(loaded, copies), **options, max_new_tokens=batch.new_tokens, streamer=streamer
             )

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
@@ -34,14 +35,20 @@ class PromptSamples:
 
 
 class LiveSamples(BaseStreamer):  # type: ignore[misc]  # transformers is untyped
-    """Shows all samples of a prompt as they grow."""
+    """Shows all samples of a prompt as they grow, between entering and leaving it, and so hides the cursor."""
 
     def __init__(self, console: Console, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._ids: list[list[int]] = []
         self._prompt: list[int] | None = None
         self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Self:
         self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
 
     def put(self, value: torch.Tensor) -> None:
         """Take the prompt's ids first, then one new id a sample."""
@@ -53,11 +60,11 @@ class LiveSamples(BaseStreamer):  # type: ignore[misc]  # transformers is untype
         for row, token in zip(self._ids, value.tolist(), strict=True):
             row.append(token)
         texts = [self._tokenizer.decode(row, skip_special_tokens=True) for row in self._ids]
-        self._live.update("\n\n".join(f"{number}  {text}" for number, text in enumerate(texts, 1)), refresh=True)
+        shown = "\n\n".join(f"{number}  {text}" for number, text in enumerate(texts, 1))
+        self._live.update(Text(shown), refresh=True)
 
     def end(self) -> None:
-        """Take the live view away; the finished samples are printed in its place."""
-        self._live.stop()
+        """Leave the view as it is: it goes when it is left, however that is."""
 
 
 def samples_as_json(results: Sequence[PromptSamples]) -> str:
