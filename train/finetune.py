@@ -9,7 +9,8 @@ from rich.console import Console
 from transformers import GPT2Config
 
 from configs.errors import EXIT_DONE, EXIT_STOPPED, BadInput, require_options
-from configs.schema import FinetuneLoopSettings, FinetuneSettings, ModelSettings
+from configs.finetune_settings import FinetuneLoopSettings, FinetuneSettings
+from configs.schema import ModelSettings
 from inference.label_scores import Estimate, label_scores
 from inference.model_folder import quiet_transformers
 from train.backend import Backend, new_backend

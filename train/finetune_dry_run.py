@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from configs.errors import EXIT_DONE, require_options
-from configs.schema import FinetuneSettings
+from configs.finetune_settings import FinetuneSettings
 from inference.model_folder import quiet_transformers
 from train.dry_run import disk_line, memory_table, print_steps
 from train.example_tokens import example_tokenizer

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import BadInput
-from configs.schema import TaskKind, TaskSettings
+from configs.finetune_settings import TaskKind, TaskSettings
 from tests.train.labelled import read_examples, written
 from train.example_tokens import DELIMITER, EXTRACT, ExampleTokenizer, example_tokenizer
 from train.examples import Examples, classes_of, encoded, read_rows
