@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from configs.errors import BadInput
 from configs.schema import ParallelSettings, Schedule, TrainSettings
 
 TaskKind = Literal["classification", "entailment", "similarity", "multiple_choice"]
@@ -55,12 +56,26 @@ class FinetuneLoopSettings(TrainSettings):
     """Decoupled decay of matrices; biases and norms have none."""
     beta2: float = 0.999
     """AdamW's decay of the second moment."""
+    evaluate_tokens: int = TrainSettings.evaluate_tokens
+    """Of pre-training alone: a look at the validation file reads all of it. Another value is refused."""
     evaluate_every: int = 0
     """Steps between two looks at the validation file; also after the last step. 0: after each epoch."""
     save_every: int = 0
     """Steps between two checkpoints, of which each look needs one; also after the last step. 0: at each look."""
     keep_best: int = 1
     """Checkpoints kept for their validation loss; the first of them becomes the model."""
+
+    def __post_init__(self) -> None:
+        """Refuse a setting that would do nothing.
+
+        Raises:
+            BadInput: evaluate_tokens is set.
+        """
+        if self.evaluate_tokens != TrainSettings.evaluate_tokens:
+            raise BadInput(
+                f"train.evaluate_tokens {self.evaluate_tokens}: a look of fine-tuning reads the whole validation file; "
+                "leave it out, or shorten the file"
+            )
 
 
 @dataclass(frozen=True)

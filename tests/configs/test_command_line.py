@@ -67,6 +67,11 @@ def test_every_setting_has_its_line_of_documentation(module: ModuleType) -> None
             assert source[number + 1].strip().startswith('"""'), line
 
 
+def test_a_setting_that_fine_tuning_has_no_use_for_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"^train\.evaluate_tokens 5: .* reads the whole validation file; leave it out"):
+        parse_settings(FinetuneSettings, ["--train.evaluate_tokens", "5"], "malmoi finetune", "")
+
+
 def test_a_preset_is_found_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert config_path("gpt3-2.7b").name == "gpt3-2.7b.yaml"
