@@ -54,9 +54,9 @@ def first_line(error: Exception) -> str:
 
 
 def nearest_name_hint(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known name closest to `name`, or nothing where none is close."""
+    """How a sentence about `name` ends: `; did you mean 'x'?` with the closest known name, `.` where none is close."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f"; did you mean '{near[0]}'?" if near else "."
 
 
 def disk_error(error: Exception, file: Path) -> OSError | None:
