@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from configs.errors import BadInput
 from configs.schema import BackendName, TrainSettings
-from tests.launching import environment
+from tests.launching import ACCELERATE, ROOT, environment
 from train.launcher import LaunchedRanks, launched_ranks
 from train.parallel import require_what_was_asked, resolved_backend
 from train.session import require_trackers
@@ -65,6 +65,23 @@ def test_the_launchers_configuration_chooses_the_backend(environment: dict[str, 
 def test_a_launch_that_malmoi_does_not_do_is_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         launched_ranks(environment)
+
+
+def test_the_cpus_configuration_hides_the_gpus_from_its_ranks(tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, pathlib, torch\n"
+        "seen = torch.cuda._parse_visible_devices()\n"
+        "pathlib.Path(__file__).with_name(f'rank-{os.environ[\"RANK\"]}').write_text(str(seen))\n"
+    )
+    config = str(ROOT / "configs" / "accelerate" / "cpu.yaml")
+    subprocess.run(
+        [ACCELERATE, "launch", "--config_file", config, "--main_process_port", "0", str(script)],
+        env={**environment(), "CUDA_VISIBLE_DEVICES": "0,1"},
+        timeout=120,
+        check=True,
+    )
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["[]", "[]"]
 
 
 def test_tasks_with_ranks_are_ranks() -> None:
