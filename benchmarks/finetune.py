@@ -29,7 +29,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 
-from configs.schema import FinetuneLoopSettings, FinetuneSettings, TaskKind, TaskSettings
+from configs.finetune_settings import FinetuneLoopSettings, FinetuneSettings, TaskKind, TaskSettings
 from inference.label_scores import Estimate, Labelled, label_scores
 from train.finetune import finetune
 from train.finetune_result import finished_finetuning

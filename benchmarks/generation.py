@@ -36,7 +36,8 @@ from transformers import (
 )
 
 from configs.schema import SamplingSettings
-from inference.generate import Batching, LoadedModel, generate, load_model
+from inference.generate import Batching, generate
+from inference.model_folder import LoadedModel, load_model
 
 PAD, END = 0, 1
 PROMPT_TOKENS = 8

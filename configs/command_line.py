@@ -37,7 +37,7 @@ def config_path(name: str) -> Path:
     preset = name.removeprefix("configs/").removesuffix(".yaml")
     if preset in preset_names():
         return PRESETS / f"{preset}.yaml"
-    hint = nearest_name_hint(preset, preset_names()) or "."
+    hint = nearest_name_hint(preset, preset_names())
     raise BadInput(f"{name}: no such file, and no preset of that name{hint} Presets: {', '.join(preset_names())}")
 
 

@@ -47,10 +47,16 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what a library says of an error, or the error's name where it says nothing."""
+    said = str(error).strip()
+    return said.split("\n", 1)[0].rstrip() if said else type(error).__name__
+
+
 def nearest_name_hint(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known name closest to `name`, or nothing where none is close."""
+    """How a sentence about `name` ends: `; did you mean 'x'?` with the closest known name, `.` where none is close."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f"; did you mean '{near[0]}'?" if near else "."
 
 
 def disk_error(error: Exception, file: Path) -> OSError | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,11 @@ from rich.table import Table
 
 from configs.commands import EvaluateOptions
 from configs.errors import BadInput
-from configs.schema import CorpusSettings, TextSettings
 from data_prep.build import open_split
-from data_prep.corpus import corpus_files, read_documents
 from data_prep.encode import load_encoder, tokenizer_checksum
-from data_prep.manifest import MANIFEST_FILE, read_manifest, shard_folder
-from inference.generate import load_model
+from data_prep.manifest import read_manifest, shard_folder
+from inference.data_option import holds_shards, text_documents
+from inference.model_folder import load_model
 from inference.score import Score, Tokens, Windows, nats_of_windows, score_of
 
 
@@ -70,7 +69,7 @@ def evaluate_model(model: Path, options: EvaluateOptions) -> Score:
     """
     loaded = load_model(model)
     data = Path(options.data)
-    text = _held_out_shards(data, model) if _holds_shards(data) else _tokenized_text(model, options)
+    text = _held_out_shards(data, model) if holds_shards(data) else _tokenized_text(model, options)
     stride = loaded.context if options.stride is None else options.stride
     if not 1 <= stride <= loaded.context:
         raise BadInput(f"--stride {stride}: choose 1 to the model's context of {loaded.context}")
@@ -90,10 +89,6 @@ def evaluate_model(model: Path, options: EvaluateOptions) -> Score:
     return score_of(measured, len(text.stream), text.text_bytes)
 
 
-def _holds_shards(path: Path) -> bool:
-    return path.is_dir() and any([(path / MANIFEST_FILE).is_file(), *path.glob(f"*/{MANIFEST_FILE}")])
-
-
 def _held_out_shards(path: Path, model: Path) -> ScoredText:
     folder = shard_folder(path)
     manifest = read_manifest(folder)
@@ -105,12 +100,10 @@ def _held_out_shards(path: Path, model: Path) -> ScoredText:
 
 
 def _tokenized_text(model: Path, options: EvaluateOptions) -> ScoredText:
-    reading = {name.name: getattr(options, name.name) for name in fields(TextSettings)}
-    settings = CorpusSettings(input=(options.data,), **reading)
     encoder, _ = load_encoder(model)
     ids: list[NDArray[np.int32]] = []
     text_bytes = 0
-    for document in read_documents(corpus_files(settings), settings):
+    for document in text_documents(options.data, options):
         text_bytes += len(document.text.encode())
         ids.append(encoder.encode([document.text])[0].astype(np.int32))
     if not ids:

@@ -18,7 +18,7 @@ from configs.commands import FewshotOptions
 from configs.errors import BadInput
 from inference.baselines import baselines
 from inference.fewshot_results import Score, ShotRun, TaskResult, check_same_model, write_result
-from inference.generate import load_model
+from inference.model_folder import load_model
 from inference.scorers import Answer, Choice, Continuation, Scorer, scorer
 from inference.task_files import Document, FewshotTask, TaskFile, load_tasks
 

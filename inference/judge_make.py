@@ -4,7 +4,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -12,14 +12,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.commands import JudgeMakeOptions
 from configs.errors import BadInput
-from configs.schema import CorpusSettings, SamplingSettings, TextSettings
-from data_prep.corpus import Document, corpus_files, read_documents
+from configs.schema import SamplingSettings
+from data_prep.corpus import Document
 from data_prep.encode import tokenizer_checksum
 from data_prep.inspection import open_shards
-from data_prep.manifest import MANIFEST_FILE, read_manifest, shard_folder
-from inference.generate import LoadedModel, generate, load_model
+from data_prep.manifest import read_manifest, shard_folder
+from inference.data_option import holds_shards, text_documents
+from inference.generate import generate
 from inference.judge_items import Author, Item, JudgeTest
 from inference.judge_openings import Opening, cut_at_word, opening_of
+from inference.model_folder import LoadedModel, load_model
 
 SPARE_OPENINGS = 4
 """Openings kept for each text that is needed: models end some texts early."""
@@ -114,9 +116,8 @@ def choose_openings(options: JudgeMakeOptions, most: int) -> list[Opening]:
     Raises:
         BadInput: the data cannot be read.
     """
-    folder = Path(options.data)
-    is_shards = folder.is_dir() and any([(folder / MANIFEST_FILE).is_file(), *folder.glob(f"*/{MANIFEST_FILE}")])
-    documents = _held_out_documents(options) if is_shards else _text_documents(options)
+    is_shards = holds_shards(Path(options.data))
+    documents = _held_out_documents(options) if is_shards else text_documents(options.data, options)
     drawn = random.Random(options.seed)
     seen: set[str] = set()
     kept: list[Opening] = []
@@ -132,12 +133,6 @@ def choose_openings(options: JudgeMakeOptions, most: int) -> list[Opening]:
             kept[place] = opening
     drawn.shuffle(kept)
     return kept
-
-
-def _text_documents(options: JudgeMakeOptions) -> Iterator[Document]:
-    reading = {entry.name: getattr(options, entry.name) for entry in fields(TextSettings)}
-    settings = CorpusSettings(input=(options.data,), **reading)
-    return read_documents(corpus_files(settings), settings)
 
 
 def _held_out_documents(options: JudgeMakeOptions) -> Iterator[Document]:

@@ -17,7 +17,8 @@ from data_prep.build import open_split
 from data_prep.corpus import corpus_files, read_documents
 from data_prep.encode import tokenizer_checksum
 from data_prep.manifest import read_manifest, shard_folder
-from inference.generate import Batching, generate, load_model, read_prompts
+from inference.generate import Batching, generate, read_prompts
+from inference.model_folder import load_model
 from inference.shared_runs import longest_shared_runs
 
 REPETITION_NGRAM = 4

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from configs.command_line import parse_settings, without_switch
 from configs.errors import BadInput
+from configs.finetune_settings import FinetuneSettings
 from configs.quick_imports import quick_imports
-from configs.schema import FinetuneSettings
 
 
 def finetune(argv: Sequence[str]) -> int:

@@ -38,8 +38,10 @@ def generate(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     with quick_imports():
-        from inference.generate import Batching, load_model, print_samples, read_prompts, samples_as_json
+        from inference.generate import Batching, read_prompts
         from inference.generate import generate as draw
+        from inference.model_folder import load_model
+        from inference.sample_output import print_samples, samples_as_json
 
     prompts = [options.prompt] if options.prompts_file is None else read_prompts(Path(options.prompts_file))
     loaded = load_model(Path(options.model))

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from configs.command_line import parse_settings
 from configs.errors import BadInput
-from configs.schema import FinetuneSettings, RunSettings
+from configs.finetune_settings import FinetuneSettings
+from configs.schema import RunSettings
 from data_prep.lengths import LengthHistogram, length_histogram
 from data_prep.manifest import MANIFEST_FILE, Manifest, read_manifest, shard_folder
 from train.metrics import METRICS_FILE, HeldOutMetrics, RunMetrics, StepMetrics, ValidationMetrics, read_metrics

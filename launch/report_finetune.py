@@ -10,7 +10,7 @@ import yaml
 
 from configs.command_line import parse_settings
 from configs.errors import BadInput
-from configs.schema import FinetuneSettings
+from configs.finetune_settings import FinetuneSettings
 from launch.report_charts import (
     Chart,
     LossWords,

@@ -8,7 +8,8 @@ from pathlib import Path
 from configs.command_line import config_path, parse_settings, preset_names, setting_names, without_switch
 from configs.commands import SlurmOptions
 from configs.errors import BadInput, nearest_name_hint
-from configs.schema import FinetuneSettings, RunSettings
+from configs.finetune_settings import FinetuneSettings
+from configs.schema import RunSettings
 
 LISTS = ("sbatch", "module", "mount", "setup", "grid")
 CLUSTER, FINETUNE = "cluster", "finetune"

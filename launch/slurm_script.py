@@ -9,7 +9,7 @@ from string import Template
 
 from configs.commands import SlurmOptions
 from configs.errors import BadInput
-from configs.schema import FinetuneSettings
+from configs.finetune_settings import FinetuneSettings
 from launch.slurm_request import Request
 
 TEMPLATES = Path(__file__).parent / "templates"

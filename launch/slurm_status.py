@@ -6,7 +6,8 @@ from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.errors import BadInput
-from configs.schema import FinetuneSettings, RunSettings
+from configs.finetune_settings import FinetuneSettings
+from configs.schema import RunSettings
 from data_prep.manifest import read_manifest, shard_folder
 from launch.slurm_cluster import JobState, job_states
 from launch.slurm_records import read_records

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from configs.command_line import settings_as_yaml
 from configs.errors import BadInput
-from configs.schema import FinetuneSettings, RunSettings
+from configs.finetune_settings import FinetuneSettings
+from configs.schema import RunSettings
 from launch.slurm_checks import check_cluster, check_request
 from launch.slurm_cluster import cancel, job_states, submit
 from launch.slurm_records import Submission, read_records, record_submission

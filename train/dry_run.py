@@ -15,7 +15,7 @@ from rich.table import Table
 from configs.errors import EXIT_DONE
 from configs.schema import ModelSettings, RunSettings, TrainSettings
 from data_prep.space import readable_bytes
-from inference.generate import quiet_transformers
+from inference.model_folder import quiet_transformers
 from train.backend import Backend
 from train.display import TrainingDisplay
 from train.loop import Training

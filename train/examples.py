@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import BadInput, nearest_name_hint
-from configs.schema import TaskKind, TaskSettings
+from configs.finetune_settings import TaskKind, TaskSettings
 from data_prep.json_rows import json_rows
 from train.example_tokens import ExampleTokenizer
 from train.order import permuted

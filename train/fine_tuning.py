@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from configs.schema import TaskKind, TaskSettings
+from configs.finetune_settings import TaskKind, TaskSettings
 from inference.label_scores import Estimate, Labelled, label_scores
 from train.backend import Backend
 from train.examples import ExampleBatch, Examples

@@ -9,9 +9,10 @@ from rich.console import Console
 from transformers import GPT2Config
 
 from configs.errors import EXIT_DONE, EXIT_STOPPED, BadInput, RunFailed, require_options
-from configs.schema import FinetuneLoopSettings, FinetuneSettings, ModelSettings
-from inference.generate import quiet_transformers
+from configs.finetune_settings import FinetuneLoopSettings, FinetuneSettings
+from configs.schema import ModelSettings
 from inference.label_scores import Estimate, label_scores
+from inference.model_folder import quiet_transformers
 from train.backend import Backend, new_backend
 from train.display import TrainingDisplay
 from train.example_tokens import ExampleTokenizer, example_tokenizer

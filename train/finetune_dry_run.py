@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from configs.errors import EXIT_DONE, require_options
-from configs.schema import FinetuneSettings
-from inference.generate import quiet_transformers
+from configs.finetune_settings import FinetuneSettings
+from inference.model_folder import quiet_transformers
 from train.dry_run import disk_line, memory_table, print_steps
 from train.example_tokens import example_tokenizer
 from train.finetune import FIXED, check_settings, model_shape, read_task, ready_to_finetune

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from configs.schema import TaskKind
+from configs.finetune_settings import TaskKind
 from train.model import EMBEDDING, context_vectors
 
 HEAD = "score.weight"

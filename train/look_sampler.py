@@ -13,7 +13,9 @@ from transformers import GPT2Config
 
 from configs.errors import BadInput
 from configs.schema import RunSamplingSettings
-from inference.generate import LoadedModel, check_sampling, generate
+from inference.generate import generate
+from inference.model_folder import LoadedModel
+from inference.sampling import check_sampling, new_tokens, prompt_ids
 from train.model import SpecialTokenIds, exported_model
 
 
@@ -56,23 +58,13 @@ def look_sampler(
         BadInput: the samples of the finished run cannot be drawn or would not fit the context, or there is no prompt.
     """
     check_sampling(settings, "sampling.")
-    length = len(tokenizer(settings.prompt.removeprefix(tokenizer.bos_token or ""))["input_ids"])
-    if length == 0:
-        raise BadInput("sampling.prompt is empty and this tokenizer puts no token before it; give some text")
-    room = config.n_positions - length
-    asked = settings.max_new_tokens
-    if settings.max_length is not None:
-        asked = settings.max_length - length
-    if not 1 <= asked <= room:
-        shown = "max_new_tokens" if settings.max_length is None else "max_length"
-        raise BadInput(
-            f"sampling.{shown} {getattr(settings, shown)}: a prompt of {length} tokens and {asked} "
-            f"new ones do not fit model.block_size {config.n_positions}; change it, or the prompt"
-        )
+    length = len(prompt_ids(tokenizer, settings.prompt, "sampling."))
+    new_tokens(settings, length, config.n_positions, "sampling.")
     if settings.every_look < 0:
         raise BadInput(f"sampling.every_look {settings.every_look}: choose 0 or more tokens")
     if settings.every_look == 0:
         return None
+    room = config.n_positions - length
     one = replace(
         settings,
         num_return_sequences=1,

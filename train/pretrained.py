@@ -7,9 +7,8 @@ from typing import Any
 from configs.errors import BadInput
 from configs.schema import ModelSettings, RunSettings
 from data_prep.encode import vocabulary_size
+from inference.model_files import CONFIG_FILE, WEIGHTS_FILE, has_weights
 
-CONFIG_FILE = "config.json"
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
 SHAPE = ("n_layer", "n_head", "n_embd")
 GPT2_DEFAULTS = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
@@ -26,13 +25,13 @@ def check_folder(folder: Path, model: ModelSettings) -> None:
     kind = config.get("model_type")
     if kind != "gpt2":
         raise BadInput(f"{folder}: holds a model of type {kind}; --init_from takes a GPT-2")
-    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+    if not has_weights(folder):
         if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
             raise BadInput(
                 f"{folder}: its weights are a pickle, which can run code when it is loaded; where you trust it, write "
                 "safetensors once: `GPT2LMHeadModel.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)` in Python"
             )
-        raise BadInput(f"{folder}: no weights ({WEIGHT_FILES[0]}); download or export the model again")
+        raise BadInput(f"{folder}: no weights ({WEIGHTS_FILE}); download or export the model again")
     differing = [name for name in SHAPE if config[name] != getattr(model, name)]
     if differing:
         has = ", ".join(f"{name} {config[name]}" for name in differing)

@@ -13,7 +13,8 @@ import yaml
 
 from configs.command_line import settings_as_yaml
 from configs.errors import BadInput, one_line
-from configs.schema import FinetuneSettings, RunSettings
+from configs.finetune_settings import FinetuneSettings
+from configs.schema import RunSettings
 from data_prep.build import prepare_tokenizer
 from data_prep.files import write_whole
 from data_prep.mixture import SourceShards, prepare_sources

@@ -40,7 +40,8 @@ def read_samples(run: Path) -> tuple[LookSample, ...]:
     if not file.is_file():
         return ()
     samples = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines(): it splits at U+2028 and its like too, which JSON writes as they are.
+    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             record = json.loads(line)
             samples.append(

@@ -21,7 +21,8 @@ from configs.errors import BadInput, RunFailed, disk_error, nearest_name_hint
 from configs.schema import DataSettings, RunSettings
 from data_prep.manifest import file_record, read_manifest
 from data_prep.nodes import manifest_hash, require_agreement
-from inference.generate import generate, load_model, quiet_transformers
+from inference.generate import generate
+from inference.model_folder import load_model, quiet_transformers
 from train.backend import Backend, new_backend
 from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.compiler import missing_compiler

@@ -3,13 +3,13 @@
 from typing import Any
 
 from configs.schema import Precision, Sharding, TrainSettings
+from train.loss_scale import GROWTH_INTERVAL, INITIAL_SCALE_POWER, MINIMUM_SCALE
 
 STAGE_OF = {"zero1": 1, "zero2": 2, "zero3": 3}
 HALF_SECTION: dict[Precision, str] = {"bf16": "bf16", "fp16": "fp16"}
 REDUCE_BUCKET, GATHER_BUCKET = 25_000_000, 100_000_000
 """Numbers that are sent at once. DeepSpeed's 500 million would hold all gradients of a GPT-2 back to the end of the
 backward pass; weights are gathered when the step is done, with nothing to overlap."""
-INITIAL_SCALE_POWER, GROWTH_INTERVAL = 16, 2000
 
 
 def zero_stage(backend: Sharding) -> int:
@@ -54,7 +54,7 @@ def zero_config(train: TrainSettings, stage: int, offload: bool, precision: Prec
             "initial_scale_power": INITIAL_SCALE_POWER,
             "loss_scale_window": GROWTH_INTERVAL,
             "hysteresis": 1,
-            "min_loss_scale": 1,
+            "min_loss_scale": int(MINIMUM_SCALE),
         }
     elif precision == "bf16":
         config["bf16"] = {"enabled": True}

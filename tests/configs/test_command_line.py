@@ -1,12 +1,17 @@
 import dataclasses
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
+import configs.commands
+import configs.finetune_settings
+import configs.schema
 from configs.command_line import config_path, parse_settings, setting_names, settings_as_yaml
 from configs.commands import GenerateOptions, TokenizerOptions
 from configs.errors import BadInput
+from configs.finetune_settings import FinetuneSettings
 from configs.schema import RunSettings, SourceSettings
 
 
@@ -44,18 +49,27 @@ def test_lists_take_words_in_a_row_and_switches_none() -> None:
     assert not parse_settings(GenerateOptions, ["--json", "false"], "malmoi generate", "").json
 
 
-def test_every_setting_has_its_line_of_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", [RunSettings, FinetuneSettings])
+def test_the_help_of_a_run_shows_every_setting(kind: type, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse("--help")
+        parse_settings(kind, ["--help"], "malmoi", "")
     shown = capsys.readouterr().out
-    for name in setting_names(RunSettings):
+    for name in setting_names(kind):
         assert f"--{name}" in shown
-    import configs.schema
 
-    source = Path(configs.schema.__file__).read_text().splitlines()
+
+@pytest.mark.parametrize("module", [configs.schema, configs.finetune_settings, configs.commands])
+def test_every_setting_has_its_line_of_documentation(module: ModuleType) -> None:
+    assert module.__file__ is not None
+    source = Path(module.__file__).read_text().splitlines()
     for number, line in enumerate(source):
         if line.startswith("    ") and ": " in line and not line.strip().startswith(("@", '"', "#")) and "=" in line:
             assert source[number + 1].strip().startswith('"""'), line
+
+
+def test_a_setting_that_fine_tuning_has_no_use_for_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"^train\.evaluate_tokens 5: .* reads the whole validation file; leave it out"):
+        parse_settings(FinetuneSettings, ["--train.evaluate_tokens", "5"], "malmoi finetune", "")
 
 
 def test_a_preset_is_found_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

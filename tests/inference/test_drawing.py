@@ -10,7 +10,8 @@ from transformers import set_seed
 
 from configs.schema import SamplingSettings
 from inference.drawing import drawn, draws_as_torch
-from inference.generate import Batching, LoadedModel, generate, load_model
+from inference.generate import Batching, generate
+from inference.model_folder import LoadedModel, load_model
 from tests.inference.fewshot_models import gpt2, llama
 
 SETTINGS = SamplingSettings(max_new_tokens=24, seed=11, num_return_sequences=3)

@@ -14,7 +14,7 @@ from configs.errors import BadInput
 from inference.baselines import baselines
 from inference.fewshot import Room, build_prompt, drawn_examples, open_model, run_fewshot
 from inference.fewshot_results import TaskResult, describe_fit, read_results
-from inference.generate import load_model
+from inference.model_folder import load_model
 from inference.task_files import Document, FewshotTask, load_tasks
 from launch.cli import main
 from tests.inference.fewshot_models import bert, gpt2, llama

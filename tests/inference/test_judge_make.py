@@ -12,9 +12,10 @@ from data_prep.corpus import corpus_files, read_documents
 from data_prep.inspection import open_shards
 from data_prep.manifest import read_manifest, shard_folder
 from data_prep.mixture import prepare_sources
-from inference.generate import generate, load_model
+from inference.generate import generate
 from inference.judge_items import JudgeTest, read_test
 from inference.judge_make import choose_openings, first_that_is_as_long, make_test
+from inference.model_folder import load_model
 from launch.cli import main
 from train.run import run
 

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from configs.schema import SamplingSettings
 from data_prep.build import open_split
-from inference.generate import generate, load_model
+from inference.generate import generate
+from inference.model_folder import load_model
 from inference.quality import distinct, repetition, self_bleu
 from launch.cli import main
 from tests.inference.fewshot_models import gpt2

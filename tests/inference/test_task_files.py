@@ -89,9 +89,10 @@ def test_a_graded_answer_is_shown_as_the_nearest_choice_and_kept_as_a_number(tmp
         ({"doc_to_choice": None}, r"no 'doc_to_choice'"),
         ({"doc_to_txt": "x"}, r"unknown field 'doc_to_txt'; did you mean 'doc_to_text'"),
         ({"metrics": ["accc"]}, r"no metric 'accc' for multiple_choice; did you mean 'acc'"),
-        ({"metrics": ["bleu"]}, r"no metric 'bleu' for multiple_choice"),
+        ({"metrics": ["bleu"]}, r"no metric 'bleu' for multiple_choice\. Choose of acc"),
         ({"metrics": "acc"}, r"metrics is 'acc'; write a list"),
         ({"output_type": "multiple_choices"}, r"did you mean 'multiple_choice'"),
+        ({"output_type": "xyzzy"}, r"no output_type 'xyzzy'\. Choose of multiple_choice"),
         ({"doc_to_choice": [0, 1]}, r"doc_to_choice is \[0, 1\]; write a list of texts"),
         ({"labels": [1]}, r"1 labels for 2 choices"),
         ({"max_gen_toks": 0}, r"max_gen_toks is 0"),
@@ -100,8 +101,10 @@ def test_a_graded_answer_is_shown_as_the_nearest_choice_and_kept_as_a_number(tmp
         ({"doc_to_text": "{{text.title_of_it}}"}, r"cannot be filled"),
         ({"doc_to_text": "{{txt}}"}, r"rows.jsonl:1: no field 'txt'; did you mean 'text'"),
         ({"doc_to_target": "lable"}, r"rows.jsonl:1: no field 'lable'; did you mean 'label'"),
+        ({"doc_to_target": "xyzzy"}, r"rows.jsonl:1: no field 'xyzzy'\. .*task.yaml asks for it"),
         ({"data": "none.jsonl"}, r"none.jsonl: no such file"),
-        ({"arithmetic": "6da"}, r"no arithmetic '6da'"),
+        ({"arithmetic": "6da"}, r"no arithmetic '6da'; did you mean '\dda'\? Choose of"),
+        ({"arithmetic": "xyzzy"}, r"no arithmetic 'xyzzy'\. Choose of"),
     ],
 )
 def test_a_faulty_task_file_is_named_with_its_fault(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -136,6 +139,8 @@ def test_an_empty_answer_is_refused(tmp_path: Path) -> None:
 def test_unknown_names_are_met_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no task 'sentimant'; did you mean 'sentiment'\?"):
         load_tasks(["sentimant"])
+    with pytest.raises(BadInput, match=r"^no task 'xyzzy'\. Tasks: "):
+        load_tasks(["xyzzy"])
     with pytest.raises(BadInput, match=r"did you mean 'kobest'"):
         load_tasks(["kobset"])
     with pytest.raises(BadInput, match=r"none.yaml: no such task file"):

@@ -79,7 +79,9 @@ def test_a_command_that_is_not_whole_is_bad_usage_and_help_is_not(words: tuple[s
 
 
 def test_unknown_names_are_refused_with_their_nearest_neighbour(tmp_path: Path) -> None:
-    assert "no command 'trian'; did you mean 'train'?" in refused("trian")
+    assert "no command 'trian'; did you mean 'train'? See `malmoi --help`" in refused("trian")
+    assert "no command 'xyzzy'. See `malmoi --help`" in refused("xyzzy")
+    assert "no command 'judge xyzzy'. See `malmoi judge --help`" in refused("judge", "xyzzy")
     assert "unknown setting '--train.stepz'; did you mean '--train.steps'?" in refused("train", "--train.stepz", "3")
     assert "unknown setting '--confg'; did you mean '--config'?" in refused("train", "--confg", "demo")
     assert "train.learning_rate -1.0: choose a number from 0" in refused("train", "--train.learning_rate", "-1")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.command_line import settings_as_yaml
-from configs.schema import FinetuneLoopSettings, FinetuneSettings, TaskSettings
+from configs.finetune_settings import FinetuneLoopSettings, FinetuneSettings, TaskSettings
 from launch.cli import main
 from launch.report import write_report
 from tests.launch.browser import find_browser, look

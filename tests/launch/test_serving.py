@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from configs.schema import SamplingSettings
-from inference.generate import generate, load_model
+from inference.generate import generate
+from inference.model_folder import load_model
 from tests.launching import ROOT, environment
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")

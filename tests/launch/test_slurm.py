@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from configs.command_line import settings_as_yaml
 from configs.commands import SlurmOptions
 from configs.errors import BadInput
-from configs.schema import FinetuneLoopSettings, FinetuneSettings, RunSettings
+from configs.finetune_settings import FinetuneLoopSettings, FinetuneSettings
+from configs.schema import RunSettings
 from launch.cli import main
 from launch.slurm_checks import check_request, check_shared_disk, file_system
 from launch.slurm_cluster import GPUS, time_limit_seconds

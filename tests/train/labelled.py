@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from configs.schema import FinetuneLoopSettings, FinetuneSettings, TaskKind, TaskSettings
+from configs.finetune_settings import FinetuneLoopSettings, FinetuneSettings, TaskKind, TaskSettings
 from tests.launching import ROOT
 from train.example_tokens import ExampleTokenizer
 from train.examples import Examples, classes_of, encoded, read_rows

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import BadInput
-from configs.schema import TaskKind, TaskSettings
+from configs.finetune_settings import TaskKind, TaskSettings
 from tests.train.labelled import read_examples, written
 from train.example_tokens import DELIMITER, EXTRACT, ExampleTokenizer, example_tokenizer
 from train.examples import Examples, classes_of, encoded, read_rows
@@ -39,7 +39,11 @@ def task_of(kind: TaskKind, folder: Path, *rows: dict[str, Any], **changes: Any)
         ("classification", {"text": "  "}, "train.jsonl:2: the text in 'text' is empty"),
         ("classification", {"text": 5}, "train.jsonl:2: 'text' holds 5, which is no text"),
         ("classification", {"label": 0.5}, "names no class"),
-        ("entailment", {"hypothesis": None}, "train.jsonl:2: no field 'hypothesis'"),
+        (
+            "entailment",
+            {"hypothesis": None},
+            "train.jsonl:2: no field 'hypothesis'. Name it in task.fields or task.label",
+        ),
         ("entailment", {"premise": ""}, "the text in 'premise' is empty"),
         ("similarity", {"score": "4"}, "the answer '4' in 'score' is no number"),
         ("multiple_choice", {"choices": ["하나"]}, "give a list of two or more texts"),

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
-from configs.schema import ModelSettings, TaskKind, TaskSettings
+from configs.finetune_settings import TaskKind, TaskSettings
+from configs.schema import ModelSettings
 from tests.train.labelled import FILES, read_examples, rows_of, written
 from train.example_tokens import example_tokenizer
 from train.examples import ExampleBatch, Examples

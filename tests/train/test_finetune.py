@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import train.example_trial
 from configs.command_line import settings_as_yaml
 from configs.errors import BadInput, RunFailed
-from configs.schema import FinetuneSettings, TaskKind
+from configs.finetune_settings import FinetuneSettings, TaskKind
 from tests.launching import ROOT, as_flags, environment, malmoi, metrics, step_losses
 from tests.train.labelled import FILES, read_examples, rows_of, settings_for
 from train.checkpoint import best_whole_checkpoint

@@ -10,13 +10,20 @@ from accelerate import Accelerator
 
 from configs.errors import BadInput
 from configs.schema import BackendName, TrainSettings
-from tests.launching import environment
+from tests.launching import ACCELERATE, ROOT, environment
 from train.launcher import LaunchedRanks, launched_ranks
 from train.parallel import require_what_was_asked, resolved_backend
 from train.session import require_trackers
 from train.zero_config import zero_config
 
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
+
+
+def launched_by(folder: Path, **says: object) -> LaunchedRanks:
+    """What `accelerate launch` says with a DeepSpeed file of this content."""
+    file = folder / "ds.json"
+    file.write_text(json.dumps(says))
+    return launched_ranks({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,14 @@ def test_the_launchers_configuration_chooses_the_backend(environment: dict[str, 
         ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "ZeRO stage 0: Malmoi runs stages 1, 2 and 3"),
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP version 1: set `fsdp_version: 2`"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM: Malmoi runs"),
+        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "two"}, "ZeRO stage two: Malmoi runs"),
+        (
+            {**DEEPSPEED, "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "nvme"},
+            "offload_optimizer to nvme: Malmoi offloads to the host's memory alone",
+        ),
+        ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"}, "offload_param without offload_optimizer"),
+        ({**DEEPSPEED, "ACCELERATE_GRADIENT_CLIPPING": "much"}, "ACCELERATE_GRADIENT_CLIPPING much: no number"),
+        ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "mixed_precision fp8: Malmoi computes in fp32, bf16 or fp16"),
         ({"SLURM_STEP_NUM_TASKS": "4"}, r"4 tasks were started \(SLURM_STEP_NUM_TASKS\) without RANK"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "2 tasks were started"),
         (
@@ -50,6 +65,23 @@ def test_the_launchers_configuration_chooses_the_backend(environment: dict[str, 
 def test_a_launch_that_malmoi_does_not_do_is_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         launched_ranks(environment)
+
+
+def test_the_cpus_configuration_hides_the_gpus_from_its_ranks(tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, pathlib, torch\n"
+        "seen = torch.cuda._parse_visible_devices()\n"
+        "pathlib.Path(__file__).with_name(f'rank-{os.environ[\"RANK\"]}').write_text(str(seen))\n"
+    )
+    config = str(ROOT / "configs" / "accelerate" / "cpu.yaml")
+    subprocess.run(
+        [ACCELERATE, "launch", "--config_file", config, "--main_process_port", "0", str(script)],
+        env={**environment(), "CUDA_VISIBLE_DEVICES": "0,1"},
+        timeout=120,
+        check=True,
+    )
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["[]", "[]"]
 
 
 def test_tasks_with_ranks_are_ranks() -> None:
@@ -78,13 +110,92 @@ def test_numbers_that_agree_are_no_contradiction() -> None:
 
 
 def test_a_deepspeed_file_says_stage_offload_and_its_contradictions(tmp_path: Path) -> None:
-    file = tmp_path / "ds.json"
     zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}}
-    file.write_text(json.dumps({"zero_optimization": zero, "gradient_accumulation_steps": 8, "gradient_clipping": 1.0}))
-    launched = launched_ranks({**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)})
-    assert launched == LaunchedRanks(1, "zero3", None, 8, None, True)
+    launched = launched_by(
+        tmp_path, zero_optimization=zero, gradient_accumulation_steps=8, gradient_clipping=1.0, bf16={"enabled": True}
+    )
+    assert launched == LaunchedRanks(1, "zero3", "bf16", 8, 1.0, True)
     with pytest.raises(BadInput, match="accumulation steps are 8"):
         launched.require_no_contradiction(TrainSettings(), 2)
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ({"gradient_clipping": 1.0}, r"norms to clip at are 1\.0 .* and 0\.5 by train\.clip_norm"),
+        ({"gradient_accumulation_steps": 1}, r"accumulation steps are 1 .* and 4 by train\.global_batch"),
+        ({"bf16": {"enabled": True}}, r"precisions are bf16 .* and fp32 by train\.precision"),
+        ({"fp16": {"enabled": True}}, r"precisions are fp16 .* and fp32 by train\.precision"),
+        ({"train_batch_size": 64}, r"samples an update are 64 .* and 32 by train\.global_batch"),
+        ({"train_micro_batch_size_per_gpu": 4}, r"samples of a rank at once are 4 .* and 8 by train\.micro_batch"),
+    ],
+)
+def test_a_number_in_a_deepspeed_file_that_is_not_the_runs_stops_it(
+    tmp_path: Path, says: dict[str, object], message: str
+) -> None:
+    train = TrainSettings(precision="fp32", clip_norm=0.5, global_batch=32, micro_batch=8)
+    with pytest.raises(BadInput, match=message):
+        launched_by(tmp_path, zero_optimization={"stage": 2}, **says).require_no_contradiction(train, 4)
+
+
+def test_a_deepspeed_file_may_leave_all_to_the_run_or_say_the_same(tmp_path: Path) -> None:
+    train = TrainSettings(precision="bf16", clip_norm=0.5, global_batch=32, micro_batch=8)
+    auto = dict.fromkeys(("gradient_clipping", "gradient_accumulation_steps", "train_batch_size"), "auto")
+    left = launched_by(tmp_path, zero_optimization={"stage": 2}, bf16={"enabled": "auto"}, **auto)
+    assert left == LaunchedRanks(1, "zero2", None, None, None, False)
+    same = launched_by(
+        tmp_path,
+        zero_optimization={"stage": 2, "offload_optimizer": None},
+        gradient_clipping=0.5,
+        gradient_accumulation_steps=4,
+        train_batch_size=32,
+        train_micro_batch_size_per_gpu=8,
+        bf16={"enabled": True},
+        fp16={"enabled": False},
+    )
+    for launched in (left, same):
+        launched.require_no_contradiction(train, 4)
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ({"zero_optimization": {"stage": "auto"}}, "ZeRO stage auto: Malmoi runs stages 1, 2 and 3"),
+        ({"gradient_clipping": 1.0}, "ZeRO stage 0: Malmoi runs stages 1, 2 and 3"),
+        ({"zero_optimization": 2}, r"ds\.json: zero_optimization 2: no JSON object"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
+            "offload_optimizer to nvme: Malmoi offloads to the host's memory alone",
+        ),
+        ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "offload_param to nvme"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
+            "offload_param without offload_optimizer",
+        ),
+        ({"zero_optimization": {"stage": 2}, "gradient_clipping": "much"}, "gradient_clipping much: write a number"),
+        ({"zero_optimization": {"stage": 2}, "train_batch_size": 0.5}, "train_batch_size 0.5: write a whole number"),
+        ({"zero_optimization": {"stage": 2}, "fp16": {"enabled": "yes"}}, "fp16.enabled yes: write true or false"),
+        (
+            {"zero_optimization": {"stage": 2}, "fp16": {"enabled": True}, "bf16": {"enabled": True}},
+            "bf16 and fp16 are both enabled",
+        ),
+    ],
+)
+def test_a_deepspeed_file_that_malmoi_does_not_do_is_refused(
+    tmp_path: Path, says: dict[str, object], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        launched_by(tmp_path, **says)
+
+
+def test_a_deepspeed_file_that_is_none_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    named = {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
+    for content, message in ((None, "cannot be read"), ("{", "cannot be read"), ("[1]", "no JSON object")):
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(BadInput, match=rf"ds\.json: {message}"):
+            launched_ranks(named)
 
 
 @pytest.mark.parametrize(

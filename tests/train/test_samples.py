@@ -11,7 +11,8 @@ import torch
 
 from configs.errors import BadInput
 from configs.schema import RunSettings
-from inference.generate import generate, load_model
+from inference.generate import generate
+from inference.model_folder import load_model
 from train.look_sampler import undisturbed_random_state
 from train.run import run
 from train.samples import SAMPLES_FILE, LookSample, drop_samples_after, read_samples, write_sample
@@ -74,6 +75,7 @@ def test_a_sharded_run_says_that_it_draws_none(
     [
         ({"max_new_tokens": 100}, "sampling.max_new_tokens 100: a prompt of"),
         ({"max_length": 33}, "sampling.max_length 33: a prompt of"),
+        ({"max_length": 2}, r"sampling.max_length 2: a prompt of (\d+) tokens is as long already; choose more than \1"),
         ({"every_look": -1}, "sampling.every_look -1: choose 0 or more"),
     ],
 )
@@ -95,6 +97,13 @@ def test_lines_of_steps_that_are_done_again_are_dropped_and_a_step_has_one_sampl
     write_sample(tmp_path, LookSample(20, 160, "앞", "앞 다시"))
     assert [(sample.step, sample.text) for sample in read_samples(tmp_path)] == [(10, "앞\n10"), (20, "앞 다시")]
     assert (tmp_path / SAMPLES_FILE).read_text(encoding="utf-8").count("\n") == 2
+
+
+def test_a_sample_keeps_every_character_that_splits_lines(tmp_path: Path) -> None:
+    text = "앞\u2028뒤\u2029\u0085\x0b\x0c\x1c\r끝"
+    for step in (10, 20):
+        write_sample(tmp_path, LookSample(step, step * 8, "앞", text))
+    assert [(sample.step, sample.text) for sample in read_samples(tmp_path)] == [(10, text), (20, text)]
 
 
 def test_every_generator_stands_where_it_stood() -> None:
