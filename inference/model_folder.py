@@ -27,8 +27,11 @@ class LoadedModel:
         return int(self.model.config.max_position_embeddings)
 
 
-def load_model(folder: Path) -> LoadedModel:
-    """Load a model folder, on the GPU where there is one. Weights come from safetensors only.
+def load_model(folder: Path, device: torch.device | None = None) -> LoadedModel:
+    """Load a model folder. Weights come from safetensors only.
+
+    Args:
+        device: where to; none: the GPU where there is one.
 
     Raises:
         BadInput: the folder is no model folder, or lacks weights or tokenizer.
@@ -47,7 +50,8 @@ def load_model(folder: Path) -> LoadedModel:
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and safetensors' own alike
         raise BadInput(f"{folder}: cannot be loaded ({first_line(error)}); export the model again") from error
     activate_in_one_pass(model)
-    return LoadedModel(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer)
+    fastest = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return LoadedModel(model.to(device or fastest).eval(), tokenizer)
 
 
 def _check_architecture(folder: Path) -> None:

@@ -18,6 +18,7 @@ from train.display import TrainingDisplay
 from train.example_tokens import ExampleTokenizer, example_tokenizer
 from train.example_trial import example_trial
 from train.examples import Examples, classes_of, encoded, read_rows
+from train.export import place_model_folder
 from train.fine_tuning import FineTuning, labelled, mean_loss, most_frequent, outputs_of
 from train.finetune_result import (
     FileScores,
@@ -37,10 +38,11 @@ from train.plan import Plan
 from train.pretrained import check_folder, model_config
 from train.ranges import check_ranges
 from train.run_folder import MODEL_FOLDER, is_main_rank, make_run_folder, record_settings
-from train.session import only_training, place_model_folder, require_trackers
+from train.run_lock import only_training
 from train.signals import StopRequest
 from train.size import accumulation_steps, planned_steps
 from train.throughput import flops_per_token, peak_flops
+from train.trackers import require_trackers
 
 FIXED = ("init_from", "fresh_weights", "dropout", "task.", "train.seed", "train.optimizer")
 """Beginnings of the names of settings that a fine-tuning keeps to its end."""

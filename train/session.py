@@ -2,24 +2,19 @@
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import LoggerType, get_available_trackers
-from filelock import FileLock, Timeout
 from rich.console import Console
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
 
-from configs.errors import BadInput, RunFailed, disk_error, nearest_name_hint
+from configs.errors import BadInput, RunFailed
 from configs.schema import DataSettings, RunSettings
-from data_prep.manifest import file_record, read_manifest
+from data_prep.manifest import read_manifest
 from data_prep.nodes import manifest_hash, require_agreement
 from inference.generate import generate
 from inference.model_folder import load_model, quiet_transformers
@@ -28,13 +23,13 @@ from train.blocks import data_fingerprint, open_held_out, open_samples
 from train.compiler import missing_compiler
 from train.display import TrainingDisplay
 from train.documents import QUARTERS, DocumentTokens, check_document_tokens
+from train.export import export_run
 from train.kernels import configured
 from train.look_sampler import look_sampler
 from train.loop import Training
 from train.memory import activation_bytes, state_bytes
 from train.micro_batch import block_trial, largest_micro_batch
 from train.model import (
-    MODEL_RECORD,
     SpecialTokenIds,
     TrainedGPT2,
     continued_model,
@@ -43,18 +38,16 @@ from train.model import (
 )
 from train.parallel import Placement, start_ranks
 from train.plan import Outcome, Plan
-from train.run_folder import MODEL_FOLDER, PreparedRun, RunResult, is_main_rank, record_settings, write_result
+from train.run_folder import PreparedRun, RunResult, is_main_rank, record_settings, write_result
+from train.run_lock import only_training
 from train.signals import StopRequest
 from train.size import accumulation_steps, parameter_count, planned_steps
 from train.task import HeldOutLook, PreTraining
 from train.throughput import flops_per_token, peak_flops
+from train.trackers import require_trackers
 
 KEEP_NO_WHOLE_MODEL = ("zero3", "fsdp2")
 """Backends that cut weights over the ranks: what does not fit one device cannot be sampled on one."""
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
-    *("special_tokens_map.json", "added_tokens.json", "spiece.model"),
-)
 
 
 def train_session(settings: RunSettings, prepared: PreparedRun, console: Console) -> bool:
@@ -68,21 +61,6 @@ def train_session(settings: RunSettings, prepared: PreparedRun, console: Console
     quiet_transformers()
     with stop.listening(), only_training(prepared.folder):
         return _train(settings, prepared, console, stop)
-
-
-@contextmanager
-def only_training(folder: Path) -> Iterator[None]:
-    """Hold the run folder, on rank 0, against a second start of the same run."""
-    lock = FileLock(folder / ".training.lock", blocking=False, fallback_to_soft=False)
-    if is_main_rank():
-        try:
-            lock.acquire()
-        except Timeout:
-            raise BadInput(f"{folder}: another process trains here; wait for it, or choose another --run") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)
@@ -190,12 +168,17 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
             " train again in another --run with a lower train.learning_rate"
         )
     weights = training.whole_weights() if outcome.stopped_by is None else {}
+    model = None
     if weights:
-        export = partial(export_model, weights, made.config, task.vocab_size, made.special)
-        _leave_result(settings, prepared, outcome, task.vocab_size, export)
+        model = export_run(prepared, partial(export_model, weights, made.config, task.vocab_size, made.special))
+        weights.clear()
     accelerator.wait_for_everyone()
     made.backend.close()
     made.placement.leave()
+    if model is not None:
+        # A model that was cut over its devices does not fit one of them.
+        device = torch.device("cpu") if backend in KEEP_NO_WHOLE_MODEL else None
+        _write_result(settings, prepared.folder, outcome, task.vocab_size, _samples(settings, model, device))
     return outcome.stopped_by is None
 
 
@@ -217,20 +200,6 @@ def _notes(settings: RunSettings, made: Ready) -> Iterator[str]:
             f"no samples at looks at held-out text: under {placement.backend} no rank holds a whole model to draw them "
             "from; the finished run has its own"
         )
-
-
-def require_trackers(names: Sequence[str]) -> None:
-    """See that every tracker that is asked for is installed.
-
-    Raises:
-        BadInput: Accelerate knows none of that name, or its package is missing.
-    """
-    known = [str(tracker.value) for tracker in LoggerType if tracker.value != "all"]
-    for name in names:
-        if name not in known:
-            raise BadInput(f"train.trackers {name}: no such tracker{nearest_name_hint(name, known)}")
-        if name not in [str(tracker.value) for tracker in get_available_trackers()]:
-            raise BadInput(f"train.trackers {name}: its package is not installed; `pip install {name}`")
 
 
 def _micro_batch(settings: RunSettings, model: TrainedGPT2, task: PreTraining, placement: Placement) -> int:
@@ -281,21 +250,13 @@ def special_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Speci
     return SpecialTokenIds(bos, tokenizer.pad_token_id, eos, tokenizer.unk_token_id)
 
 
-def _leave_result(
-    settings: RunSettings, prepared: PreparedRun, outcome: Outcome, vocab_size: int, export: Callable[[Path], None]
+def _write_result(
+    settings: RunSettings, run: Path, outcome: Outcome, vocab_size: int, samples: tuple[str, ...]
 ) -> None:
-    """Export the model folder, draw the run's samples from it, and mark the run complete."""
-
-    def write(folder: Path) -> None:
-        export(folder)
-        for name in TOKENIZER_FILES:
-            if (prepared.tokenizer / name).is_file():
-                shutil.copy(prepared.tokenizer / name, folder / name)
-
-    final = place_model_folder(prepared.folder, write)
+    """Mark the run complete."""
     score = outcome.look.score if isinstance(outcome.look, HeldOutLook) else None
     write_result(
-        prepared.folder,
+        run,
         RunResult(
             settings=json.loads(json.dumps(asdict(settings))),
             steps=outcome.progress.step,
@@ -303,27 +264,11 @@ def _leave_result(
             held_out_loss=score.loss if score else None,
             bits_per_byte=score.bits_per_byte if score else None,
             prompt=settings.sampling.prompt,
-            samples=_samples(settings, final),
+            samples=samples,
         ),
     )
 
 
-def place_model_folder(run: Path, write: Callable[[Path], None]) -> Path:
-    """Have `write` fill the run's model folder, whole or not at all, record its files, and return it."""
-    final = run / MODEL_FOLDER
-    temporary = run / f".{MODEL_FOLDER}.writing"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        write(temporary)
-    except SafetensorError as error:
-        raise disk_error(error, temporary) or error from None
-    records = [asdict(file_record(file)) for file in sorted(temporary.iterdir())]
-    (temporary / MODEL_RECORD).write_text(json.dumps(records, indent=2) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    return final
-
-
-def _samples(settings: RunSettings, model: Path) -> tuple[str, ...]:
-    loaded = load_model(model)
+def _samples(settings: RunSettings, model: Path, device: torch.device | None) -> tuple[str, ...]:
+    loaded = load_model(model, device)
     return next(iter(generate(loaded, [settings.sampling.prompt], settings.sampling))).samples

@@ -13,7 +13,7 @@ from configs.schema import BackendName, TrainSettings
 from tests.launching import ACCELERATE, ROOT, environment
 from train.launcher import LaunchedRanks, launched_ranks
 from train.parallel import require_what_was_asked, resolved_backend
-from train.session import require_trackers
+from train.trackers import require_trackers
 from train.zero_config import zero_config
 
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
