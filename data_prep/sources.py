@@ -7,7 +7,6 @@ import json
 import lzma
 import sys
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, cast
@@ -197,11 +196,6 @@ def open_bytes(file: SourceFile) -> BinaryIO:
             return raw
 
 
-def stored_bytes(files: Iterable[SourceFile]) -> int:
-    """Bytes that the files take where they are stored."""
-    return sum(size_of(file) for file in files)
-
-
 def size_of(file: SourceFile) -> int:
     """Bytes that `file` takes where it is stored."""
     if file.is_local:
@@ -210,3 +204,8 @@ def size_of(file: SourceFile) -> int:
 
     filesystem, path = fsspec.core.url_to_fs(file.name)
     return int(filesystem.size(path))
+
+
+def changed_while_read(file: SourceFile) -> BadInput:
+    """The error for a file whose shards would be neither of what it was nor of what it is."""
+    return BadInput(f"{file.name}: changed while it was read; leave it alone and run again")

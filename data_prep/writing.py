@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from data_prep.corpus import fault_place
 from data_prep.duplicates import Duplicates
 from data_prep.engines import Engine, open_engine
 from data_prep.faults import causes_of, check_share
+from data_prep.fingerprint import require_unchanged
 from data_prep.heartbeat import Heartbeat, Progress
 from data_prep.manifest import Manifest, Split, write_manifest
 from data_prep.once import WORK
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 def write_shards(
     files: list[SourceFile],
+    stamps: Sequence[str],
     manifest: Manifest,
     corpus: CorpusSettings,
     data: ShardSettings,
@@ -47,13 +49,16 @@ def write_shards(
 
     What an earlier process committed in `folder` is checked and kept, and the rest written from there.
 
+    Args:
+        stamps: of the files, from before `manifest.sources` were made.
+
     Raises:
         BadInput: a broken line where `on_error` is stop, too many of them where it is skip, no document at all,
-            or a full disk.
+            a file that changed, or a full disk.
         RuntimeError: a worker died.
     """
     work = folder / WORK
-    build = _Build(files, manifest, corpus, data, folder, take_over_commit(folder, work), heartbeat)
+    build = _Build(files, stamps, manifest, corpus, data, folder, take_over_commit(folder, work), heartbeat)
     try:
         with open_engine(data, build.total_bytes) as engine:
             jobs = [
@@ -103,6 +108,7 @@ class _Build:
     def __init__(
         self,
         files: list[SourceFile],
+        stamps: Sequence[str],
         manifest: Manifest,
         corpus: CorpusSettings,
         data: ShardSettings,
@@ -112,6 +118,7 @@ class _Build:
     ) -> None:
         self._files, self._manifest, self._corpus, self._folder = files, manifest, corpus, folder
         self._work, self._heartbeat = folder / WORK, heartbeat
+        self._stamps, self._checked_files = stamps, start.position.file
         self.position = start.position
         self._records, self._cut = start.records, start.cut
         self._skipped, self._cleaned = Counter(start.skipped), Counter(start.cleaned)
@@ -183,7 +190,15 @@ class _Build:
             check_space(self._folder, tokens * np.dtype(self.dtype).itemsize, documents, done / self.total_bytes)
 
     def commit(self) -> None:
-        """See everything onto the disk and record that it is there."""
+        """See everything onto the disk and record that it is there.
+
+        Raises:
+            BadInput: a file changed since its content was hashed, so what was read of it is not what the shards are
+                named by; the commit before this one stands.
+        """
+        read = slice(self._checked_files, self.position.file + 1)
+        require_unchanged(self._files[read], self._stamps[read])
+        self._checked_files = self.position.file
         states = (self._train.state(), self._held_out.state())
         kept_bytes = self._duplicates.state()
         write_commit(
