@@ -199,9 +199,10 @@ def detect_encoding(file: SourceFile, settings: CorpusSettings) -> Encoding:
                 if not block or len(failed) == len(decoders):
                     break
                 read += len(block)
-    except DAMAGE:
-        # The reader tells of the damage, with its place.
-        pass
+    except (*DAMAGE, OSError) as error:
+        # The reader tells of damage, with its place.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
     if "utf-8" not in failed:
         return "utf-8"
     if "cp949" not in failed:
