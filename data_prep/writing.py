@@ -31,6 +31,15 @@ from data_prep.split_writer import SplitState, SplitWriter
 from data_prep.work import EncodedChunk, Job, encode_chunk
 
 COMMIT_SECONDS = 5.0
+LEFT_OUT: tuple[Cleaned, ...] = (
+    "too_short",
+    "too_long",
+    "little_hangul",
+    "emptied",
+    "exact_duplicate",
+    "near_duplicate",
+)
+"""What cleaning counts by the document; the rest are pieces of text."""
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +221,7 @@ class _Build:
     def finish(self) -> None:
         """Close the last shards and write the manifest."""
         if not self._records:
-            raise BadInput("the corpus holds no document: every file is empty or blank")
+            raise self._no_document()
         for writer in (self._train, self._held_out):
             writer.close()
         self.commit()
@@ -228,8 +237,16 @@ class _Build:
         )
         check_skipped(manifest, self._corpus)
         if not train.counts.documents + held_out.counts.documents:
-            raise BadInput("cleaning left no document; see corpus.cleaning")
+            raise self._no_document()
         write_manifest(manifest, self._folder)
+
+    def _no_document(self) -> BadInput:
+        cleaned = {reason: self._cleaned[reason] for reason in LEFT_OUT if self._cleaned[reason]}
+        if cleaned:
+            return BadInput(f"cleaning left no document ({causes_of(cleaned)}); change corpus.cleaning")
+        if self._skipped:
+            return BadInput(f"the corpus holds no document but broken records ({causes_of(self._skipped)}); mend it")
+        return BadInput("the corpus holds no document: every file is empty or blank; name files that hold text")
 
     def abandon(self) -> None:
         """Let go of the files."""
@@ -263,15 +280,7 @@ def check_skipped(manifest: Manifest, corpus: CorpusSettings) -> None:
     if not skipped:
         return
     documents = manifest.train.counts.documents + manifest.held_out.counts.documents
-    left_out: tuple[Cleaned, ...] = (
-        "too_short",
-        "too_long",
-        "little_hangul",
-        "emptied",
-        "exact_duplicate",
-        "near_duplicate",
-    )
-    records = skipped + documents + sum(manifest.cleaned.get(name, 0) for name in left_out)
+    records = skipped + documents + sum(manifest.cleaned.get(name, 0) for name in LEFT_OUT)
     if corpus.on_error == "stop":
         raise BadInput(
             f"{skipped} broken records were skipped when these shards were built ({causes_of(manifest.skipped)}); mend "
