@@ -88,7 +88,7 @@ def test_a_source_so_light_that_no_sample_would_be_its_own_is_refused(weights: l
     told = rf"weight {lightest:g} is so small beside .* set it to (\S+) or more, or to 0"
     with pytest.raises(BadInput, match=told) as refused:
         Mixture(weights)
-    sources = tuple(SourceSettings(str(weight), ("missing",), weight) for weight in weights)
+    sources = tuple(SourceSettings(str(number), ("missing",), weight) for number, weight in enumerate(weights))
     with pytest.raises(BadInput, match=told):
         prepare_sources(CorpusSettings(sources=sources), DataSettings(), tmp_path, tmp_path)
     remedy = re.search(told, str(refused.value))
