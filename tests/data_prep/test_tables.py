@@ -157,6 +157,25 @@ def test_a_broken_csv_row_costs_the_lines_that_it_takes(tmp_path: Path, caplog: 
     assert "7 of 9 records were skipped: 3 csv, 1 too_long, 3 unreachable" in caplog.text
 
 
+@pytest.mark.parametrize("row", ['"a\n",' * 4000 + "끝\n", '"' + "긴 줄\n" * 2000 + '"\n'])
+def test_a_csv_row_of_however_many_lines_is_never_whole_in_memory(
+    tmp_path: Path, row: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("text\n가\n" + row + "나\n")
+    with pytest.raises(BadInput, match=r"a\.csv:2: a row of more than 4096 characters; mend its quotes, or"):
+        read(file, longest_document=1024)
+    assert read(file, longest_document=1024, **SKIP)[0] == "가"
+    counted = re.search(r"(\d+) of (\d+) records were skipped: .*too_long, (\d+) unreachable", caplog.text)
+    assert counted is not None and int(counted[3]) >= 500
+
+
+def test_the_memory_of_a_csv_row_is_bounded_and_not_the_number_of_rows(tmp_path: Path) -> None:
+    rows = [f'"글 {number}\n{"둘째 줄" * 60}"' for number in range(100)]
+    (tmp_path / "a.csv").write_text("text\n" + "\n".join(rows))
+    assert read(tmp_path / "a.csv", longest_document=1024) == [row.strip('"') for row in rows]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_any_line_end_ends_a_csv_row(tmp_path: Path, end: str) -> None:
     (tmp_path / "a.csv").write_bytes(end.join(["id,text", "1,가", '2,"나\n다"', "3,라", ""]).encode("utf-8-sig"))
