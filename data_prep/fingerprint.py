@@ -106,12 +106,14 @@ def _lasting_stamp(file: SourceFile) -> str:
     """The stamp of a file where it stands for the content for good, or nothing."""
     stamp, changed = _seen(file)
     # A store that tells no time of change: its files are hashed at every start.
-    return "" if changed is None or abs(time.time() - changed) < RACY_SECONDS else stamp
+    if changed is None or abs(time.time() - changed) < RACY_SECONDS:
+        return ""
+    return f"{stamp} {file.path.stat().st_ino}" if file.is_local else stamp
 
 
 def stamps_of(files: Sequence[SourceFile]) -> tuple[str, ...]:
-    """What changes when a file does, for each: size, time of change and inode; of a URL, what its store tells of size,
-    time of change and ETag. Empty where the file cannot be found."""
+    """What changes when a file does, for each: size and time of change; of a URL, what its store tells of these and its
+    ETag. Empty where the file cannot be found. No inode, which some file systems give anew at every look."""
     return tuple(map(_stamp, files))
 
 
@@ -142,7 +144,7 @@ def _seen(file: SourceFile) -> tuple[str, float | None]:
     """The stamp of a file, and when it was last changed, in seconds since 1970, where that is told."""
     if file.is_local:
         status = file.path.stat()
-        return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}", status.st_mtime
+        return f"{status.st_size} {status.st_mtime_ns}", status.st_mtime
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(file.name)
