@@ -125,7 +125,7 @@ class ShardSettings:
     scheduler: str | None = None
     """Address of the Dask scheduler, for engine dask."""
     shared_filesystem: SharedFilesystem = "auto"
-    """Whether all nodes see the same folder of shards; auto finds out. If so node 0 builds; if not, each node does."""
+    """Whether all nodes see one folder of shards: true: node 0 builds, and all must see it; else whoever is first."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from configs.schema import CorpusSettings, ShardSettings, TokenizerSettings, Voc
 from data_prep.commits import has_commit
 from data_prep.corpus import read_documents
 from data_prep.encode import check_tokenizer, tokenizer_checksum, vocabulary_size
-from data_prep.fingerprint import SourceRecord, fingerprint, source_records
+from data_prep.fingerprint import SourceRecord, fingerprint, source_records, stamps_of
 from data_prep.heartbeat import Heartbeat
 from data_prep.manifest import (
     FORMAT_VERSION,
@@ -64,17 +64,19 @@ def prepare_shards(corpus: CorpusSettings, data: ShardSettings, tokenizer_folder
     Its bytes depend on the files' content, the tokenizer and the settings, and on nothing else.
 
     Raises:
-        BadInput: the corpus, the tokenizer or `out` is not usable, or the disk is full.
+        BadInput: the corpus, the tokenizer or `out` is not usable, a file changes while it is read, or the disk is
+            full.
         RuntimeError: a worker, or the process that this one waited for, died.
     """
     _check_settings(corpus, data)
     builds = may_build(out, data.shared_filesystem, this_node())
     files = corpus_files(corpus)
+    stamps = stamps_of(files)
     sources = source_records(files, corpus, out)
     manifest = _planned_manifest(sources, corpus, data, tokenizer_folder)
 
     def build(temporary: Path, heartbeat: Heartbeat) -> None:
-        write_shards(files, manifest, corpus, data, tokenizer_folder, temporary, heartbeat)
+        write_shards(files, stamps, manifest, corpus, data, tokenizer_folder, temporary, heartbeat)
 
     folder = build_once(out / manifest.fingerprint, MANIFEST_FILE, build, takes_over=has_commit, may_build=builds)
     check_skipped(read_manifest(folder), corpus)

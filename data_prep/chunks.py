@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from configs.schema import CorpusSettings, DocumentUnit, Encoding
+from configs.schema import CorpusSettings, Encoding
+from data_prep.borders import Borders
 from data_prep.faults import Fault, damage, log_cut_file
 from data_prep.sources import DAMAGE, SourceFile, open_bytes
 from data_prep.tables import RECORD_FACTOR, decodable, table_values
@@ -94,37 +95,6 @@ def chunks_of_file(file: SourceFile, encoding: Encoding, settings: CorpusSetting
         yield RowChunk(start.file, 0, 0, (fault,), ends_file=True)
 
 
-class _Borders:
-    """Where a document may end, in bytes: the same in UTF-8, CP949 and EUC-KR, whose trail bytes are no line ends."""
-
-    def __init__(self, file: SourceFile, unit: DocumentUnit) -> None:
-        if file.format == "jsonl" or unit == "line":
-            self._signs: tuple[bytes, ...] = (b"\n", b"\r")
-        elif unit == "paragraph":
-            self._signs = (b"\n\n", b"\n\r\n", b"\r\r")
-        else:
-            self._signs = ()
-
-    def last(self, data: bytes) -> int:
-        """End of the last border of `data`, or 0 where there is none."""
-        for sign in self._signs:
-            # A CR as the last byte seen is no border: an LF may follow.
-            found = data.rfind(sign, 0, len(data) - 1 if sign.endswith(b"\r") else len(data))
-            if found >= 0:
-                return found + len(sign)
-        return 0
-
-    def first(self, data: bytes, start: int) -> int:
-        """End of the first border of `data` that reaches beyond `start`, or 0 where there is none."""
-        ends = []
-        for sign in self._signs:
-            found = data.find(sign, max(0, start - 2), len(data) - 1 if sign.endswith(b"\r") else len(data))
-            if found >= 0:
-                end = found + len(sign)
-                ends.append(end + 1 if sign.endswith(b"\r") and data[end : end + 1] == b"\n" else end)
-        return min(ends, default=0)
-
-
 class _Window:
     """The part of a stream that is looked at."""
 
@@ -173,7 +143,7 @@ class _Window:
 
 def _byte_chunks(file: SourceFile, encoding: Encoding, start: Position, settings: CorpusSettings) -> Iterator[Chunk]:
     """Chunks of a file of lines. Memory is bounded by the longest document allowed."""
-    borders = _Borders(file, settings.document)
+    borders = Borders(file, settings.document, encoding)
     limit = max(CHUNK_BYTES, settings.longest_document * (RECORD_FACTOR if file.format == "jsonl" else 1))
     lies_plain = file.is_local and file.compression == "none"
     offset, inside = start.offset, start.inside
@@ -213,7 +183,7 @@ def _byte_chunks(file: SourceFile, encoding: Encoding, start: Position, settings
         yield RowChunk(start.file, offset, offset, (fault,), ends_file=True)
 
 
-def _border_near(stream: BinaryIO, place: int, borders: _Borders) -> int:
+def _border_near(stream: BinaryIO, place: int, borders: Borders) -> int:
     """End of the last border shortly before `place`; 0 where there is none, or the file ends there."""
     first = max(0, place - BORDER_BYTES)
     stream.seek(first)

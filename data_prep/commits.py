@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_prep.chunks import Position
 from data_prep.cleaning import Cleaned
+from data_prep.duplicates import remembers
 from data_prep.faults import Cause
 from data_prep.files import write_whole
 from data_prep.manifest import FileRecord, SplitCounts
@@ -62,7 +63,8 @@ def take_over_commit(folder: Path, work: Path) -> Commit:
         commit = Commit(**record)
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         commit = nothing_done()
-    if not all(is_as_committed(folder, work, name, state) for name, state in _splits(commit)):
+    are_whole = all(is_as_committed(folder, work, name, state) for name, state in _splits(commit))
+    if not are_whole or not remembers(work, commit.kept_bytes):
         commit = nothing_done()
     for name, state in _splits(commit):
         cut_to_commit(folder, work, name, state)

@@ -7,7 +7,7 @@ from configs.schema import CorpusSettings, Encoding
 from data_prep.chunks import ByteChunk, Chunk
 from data_prep.faults import BrokenRecord, Fault
 from data_prep.records import parse_json, text_of
-from data_prep.sources import SourceFile, open_bytes
+from data_prep.sources import SourceFile, changed_while_read, open_bytes
 from data_prep.tables import RECORD_FACTOR, decodable
 
 BOM = "\ufeff"
@@ -25,12 +25,19 @@ class Found:
 
 
 def bytes_of(chunk: ByteChunk, file: SourceFile) -> bytes:
-    """The bytes of a chunk, read from the file where the chunk does not bring them."""
+    """The bytes of a chunk, read from the file where the chunk does not bring them.
+
+    Raises:
+        BadInput: the file has become shorter.
+    """
     if chunk.data is not None:
         return chunk.data
     with open_bytes(file) as stream:
         stream.seek(chunk.start)
-        return stream.read(chunk.end - chunk.start)
+        data = stream.read(chunk.end - chunk.start)
+    if len(data) < chunk.end - chunk.start:
+        raise changed_while_read(file)
+    return data
 
 
 def count_lines(data: bytes) -> int:

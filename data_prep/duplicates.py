@@ -1,5 +1,6 @@
 """Documents that were read before, exactly or nearly: decided in reading order, so that the outcome is one."""
 
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from configs.errors import BadInput
 from configs.schema import CleaningSettings
 from data_prep.cleaning import Cleaned
+from data_prep.files import keep_prefix
 
 DIGEST_BYTES = 16
 PERMUTATIONS = 128
@@ -49,6 +51,12 @@ def _datasketch() -> Any:
     return datasketch
 
 
+def remembers(work: Path, kept_bytes: int) -> bool:
+    """Whether the file of what was kept holds what a commit tells of."""
+    file = work / KEPT_FILE
+    return not kept_bytes or (file.is_file() and file.stat().st_size >= kept_bytes)
+
+
 class Duplicates:
     """What was kept so far, in memory, and on disk for whoever takes the build over."""
 
@@ -68,14 +76,12 @@ class Duplicates:
             self._restore(work / KEPT_FILE, kept_bytes)
 
     def _restore(self, path: Path, kept_bytes: int) -> None:
-        earlier = b""
         if kept_bytes:
-            with path.open("rb") as stream:
-                earlier = stream.read(kept_bytes)
-        # A new file: a builder that was only thought dead may still write into the old one.
-        path.unlink(missing_ok=True)
-        self._file = path.open("wb")
-        self._file.write(earlier)
+            keep_prefix(path, kept_bytes)
+        else:
+            path.unlink(missing_ok=True)
+        earlier = path.read_bytes() if kept_bytes else b""
+        self._file = path.open("ab")
         for start in range(0, len(earlier), self._row):
             row = earlier[start : start + self._row]
             if self._exact:
@@ -124,9 +130,10 @@ class Duplicates:
         self._kept_bytes += self._row
 
     def state(self) -> int:
-        """Bytes of what was kept, seen onto the file system."""
+        """Bytes of what was kept, seen onto the disk."""
         if self._file is not None:
             self._file.flush()
+            os.fsync(self._file.fileno())
         return self._kept_bytes
 
     def close(self) -> None:

@@ -73,9 +73,6 @@ class SlowEncoder(PlainEncoder):
 
     slow_name = "a tokenizer in Python"
 
-    def __init__(self, tokenizer: Any, bos: int | None, eos: int) -> None:
-        super().__init__(tokenizer, bos, eos)
-
     def _ids_of(self, texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids

@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.errors import BadInput, one_line
 from configs.schema import ShardSettings
-from data_prep.heartbeat import start_time
+from data_prep.heartbeat import start_of
 from data_prep.work import begin_worker
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def _local(workers: int) -> Iterator[Engine]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["data_prep.work", "data_prep.fast_encode"])
     executor = ProcessPoolExecutor(
-        workers, context, initializer=begin_worker, initargs=(os.getpid(), start_time(os.getpid()))
+        workers, context, initializer=begin_worker, initargs=(os.getpid(), start_of(os.getpid()))
     )
     # All workers at the first task: one that starts while the pool ends for another's death would be waited for without
     # end, since it starts too late to be told.

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from configs.errors import BadInput
 from data_prep.sources import SourceFile
@@ -15,6 +15,8 @@ Cause = Literal[
     "encoding", "json", "field", "type", "surrogate", "compression", "csv", "format", "too_long", "unreachable"
 ]
 """Why a record was left out. `unreachable`: it lies behind another that is so broken that reading cannot go on."""
+
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,6 @@ def check_share(skipped: Mapping[Cause, int], records: int, largest: float) -> N
         )
 
 
-def causes_of(skipped: Mapping[Cause, int]) -> str:
-    """Counts by cause, for messages."""
-    return ", ".join(f"{count} {cause}" for cause, count in sorted(skipped.items()))
+def causes_of(counts: Mapping[Name, int]) -> str:
+    """Counts by cause or reason, for messages."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

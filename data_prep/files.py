@@ -33,3 +33,19 @@ def write_whole(file: Path, content: bytes, durable: bool = True) -> None:
         raise
     if durable:
         fsync_path(file.parent)
+
+
+def keep_prefix(file: Path, length: int) -> None:
+    """Replace `file` in one step by a copy of its first `length` bytes, seen onto the disk.
+
+    A copy, because a builder that was only thought dead may still write into the file that it has open.
+    """
+    copy = file.with_name(f"{file.name}.copy")
+    with file.open("rb") as source, copy.open("wb") as target:
+        while length and (block := source.read(min(length, 1 << 20))):
+            target.write(block)
+            length -= len(block)
+        target.flush()
+        os.fsync(target.fileno())
+    copy.replace(file)
+    fsync_path(file.parent)

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from configs.errors import BadInput
 from configs.schema import CorpusSettings, Encoding
 from data_prep.files import write_whole
 from data_prep.once import lock_if_possible
-from data_prep.sources import DAMAGE, SourceFile, open_bytes, open_raw, size_of
+from data_prep.sources import DAMAGE, SourceFile, changed_while_read, open_bytes, open_raw, size_of
 
 MEMORY_FILE = ".source-hashes.json"
 READ_BYTES = 1 << 20
@@ -71,7 +71,7 @@ def _records(files: list[SourceFile], settings: CorpusSettings, memory_file: Pat
     known: dict[str, SourceRecord] = {}
     missing: list[tuple[SourceFile, str, str]] = []
     for file in files:
-        key, stamp = f"{settings.encoding} {settings.on_error} {_absolute(file)}", _stamp(file)
+        key, stamp = f"{settings.encoding} {settings.on_error} {_absolute(file)}", _lasting_stamp(file)
         entry = remembered.get(key)
         if entry is not None and stamp and entry.stamp == stamp:
             known[file.name] = SourceRecord(file.name, entry.record.bytes, entry.record.blake2b, entry.record.encoding)
@@ -82,7 +82,7 @@ def _records(files: list[SourceFile], settings: CorpusSettings, memory_file: Pat
             missing, pool.map(lambda entry: _record(entry[0], settings), missing), strict=True
         ):
             known[file.name] = record
-            if stamp and stamp == _stamp(file):
+            if stamp and stamp == _lasting_stamp(file):
                 remembered[key] = _Remembered(stamp, record)
     if missing:
         entries = {key: asdict(entry) for key, entry in remembered.items()}
@@ -102,21 +102,59 @@ def _absolute(file: SourceFile) -> str:
     return str(file.path.absolute()) if file.is_local else file.name
 
 
+def _lasting_stamp(file: SourceFile) -> str:
+    """The stamp of a file where it stands for the content for good, or nothing."""
+    stamp, changed = _seen(file)
+    # A store that tells no time of change: its files are hashed at every start.
+    if changed is None or abs(time.time() - changed) < RACY_SECONDS:
+        return ""
+    return f"{stamp} {file.path.stat().st_ino}" if file.is_local else stamp
+
+
+def stamps_of(files: Sequence[SourceFile]) -> tuple[str, ...]:
+    """What changes when a file does, for each: size and time of change; of a URL, what its store tells of these and its
+    ETag. Empty where the file cannot be found. No inode, which some file systems give anew at every look."""
+    return tuple(map(_stamp, files))
+
+
+def require_unchanged(files: Sequence[SourceFile], stamps: Sequence[str]) -> None:
+    """See that files are as they were when `stamps_of` gave `stamps`.
+
+    Raises:
+        BadInput: one is not.
+    """
+    for file, stamp in zip(files, stamps, strict=True):
+        if not file.is_local:
+            import fsspec
+
+            # Else it may tell what it read when the folder was listed.
+            fsspec.core.url_to_fs(file.name)[0].invalidate_cache()
+        if _stamp(file) != stamp:
+            raise changed_while_read(file)
+
+
 def _stamp(file: SourceFile) -> str:
-    """What changes when the file does, or nothing where that cannot be told."""
+    try:
+        return _seen(file)[0]
+    except OSError:
+        return ""
+
+
+def _seen(file: SourceFile) -> tuple[str, float | None]:
+    """The stamp of a file, and when it was last changed, in seconds since 1970, where that is told."""
     if file.is_local:
         status = file.path.stat()
-        if abs(time.time() - status.st_mtime) < RACY_SECONDS:
-            return ""
-        return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+        return f"{status.st_size} {status.st_mtime_ns}", status.st_mtime
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(file.name)
+    description = filesystem.info(path)
+    etag = description.get("ETag") or description.get("etag") or ""
     try:
         changed = filesystem.modified(path)
     except (NotImplementedError, OSError, KeyError):
-        return ""  # a store that tells no time of change: its files are hashed at every start
-    return f"{filesystem.size(path)} {changed.isoformat()}" if time.time() - changed.timestamp() > RACY_SECONDS else ""
+        return f"{description.get('size')} {etag}", None
+    return f"{description.get('size')} {changed.isoformat()} {etag}", changed.timestamp()
 
 
 def _record(file: SourceFile, settings: CorpusSettings) -> SourceRecord:
@@ -163,9 +201,10 @@ def detect_encoding(file: SourceFile, settings: CorpusSettings) -> Encoding:
                 if not block or len(failed) == len(decoders):
                     break
                 read += len(block)
-    except DAMAGE:
-        # The reader tells of the damage, with its place.
-        pass
+    except (*DAMAGE, OSError) as error:
+        # The reader tells of damage, with its place.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
     if "utf-8" not in failed:
         return "utf-8"
     if "cp949" not in failed:

@@ -19,6 +19,9 @@ BEAT_SECONDS = 1.0
 SILENT_SECONDS = 30.0
 """A builder on another host whose file does not change for this long is taken for dead."""
 BEATLESS_SECONDS = 3.0
+BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
+"""Names the boot of this host's kernel, where the system is Linux."""
+ENDED_STATES = ("Z", "X", "x")
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class Beat:
     host: str
     """Host and process namespace, so that equal process numbers in two containers are told apart."""
     pid: int
-    started: float
-    """When the process started, so that a number used again is told apart."""
+    started: str
+    """When the process started, as `start_of` tells it, so that a number used again is told apart."""
     count: int
     progress: Progress
     has_failed: bool = False
@@ -59,11 +62,25 @@ def _this_host() -> str:
     return f"{socket.gethostname()} {namespace}"
 
 
-def start_time(pid: int) -> float | None:
-    """When a process of this host started, in seconds of its clock; none where it has ended, waited for or not."""
+def start_of(pid: int) -> str | None:
+    """When a process of this host started, to be compared and no more; none where it has ended, waited for or not.
+
+    In clock ticks since which boot (proc_pid_stat(5), field 22), since the clock may be set while the process lives.
+    """
+    if not BOOT_FILE.exists():
+        return _start_by_the_clock(pid)
+    try:
+        # Field 2, the process's name, stands in brackets and may hold brackets itself; field 3 is its state.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in ENDED_STATES else f"{BOOT_FILE.read_text().strip()} {fields[18]}"
+
+
+def _start_by_the_clock(pid: int) -> str | None:
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+        return None if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
     except psutil.Error:
         return None
 
@@ -73,7 +90,7 @@ class Heartbeat:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / BEAT_FILE
-        self._beat = Beat(_this_host(), os.getpid(), start_time(os.getpid()) or 0.0, 0, Progress())
+        self._beat = Beat(_this_host(), os.getpid(), start_of(os.getpid()) or "", 0, Progress())
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -131,7 +148,7 @@ class Watch:
         if beat is not None and beat.has_failed:
             return True
         if beat is not None and beat.host == _this_host():
-            return start_time(beat.pid) != beat.started
+            return start_of(beat.pid) != beat.started
         count = beat.count if beat is not None else -1
         now = time.monotonic()
         known = self._seen.get(folder)

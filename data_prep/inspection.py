@@ -11,11 +11,13 @@ from rich.table import Table
 
 from configs.errors import BadInput
 from data_prep.encode import Decoder, load_decoder, tokenizer_checksum
+from data_prep.lengths import LengthHistogram, length_histogram
 from data_prep.manifest import Manifest, Split, read_manifest, shard_folder
 from data_prep.shards import Shard, open_shard
 
 SHOWN_TOKENS = 10
 COUNTED_TOKENS = 20_000_000
+CHUNK = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -35,21 +37,43 @@ def inspect_shards(path: Path) -> Inspection:
     """Sum up a shard folder.
 
     Raises:
-        BadInput: the folder is not whole.
+        BadInput: the folder is not whole, or holds what is no id.
     """
     folder = shard_folder(path)
     manifest = read_manifest(folder)
-    shards = open_shards(folder, manifest.train)
-    lengths = np.concatenate([shard.lengths for shard in shards]) if shards else np.zeros(0, np.int32)
-    top = max(1, int(lengths.max(initial=1)))
-    edges = [2**power for power in range(top.bit_length() + 1)]
-    histogram, _ = np.histogram(lengths, bins=edges)
+    edges, documents = _by_powers_of_two(length_histogram(folder, manifest.train, manifest.train.counts.documents + 1))
     counts = np.zeros(manifest.vocab_size, np.int64)
     left = COUNTED_TOKENS
-    for shard in shards:
-        counts += np.bincount(shard.tokens[:left].astype(np.int64), minlength=manifest.vocab_size)
+    for shard in open_shards(folder, manifest.train):
+        for start in range(0, min(left, len(shard.tokens)), CHUNK):
+            tokens = shard.tokens[start : min(start + CHUNK, left)]
+            _require_known(tokens, shard, manifest)
+            counts += np.bincount(tokens, minlength=manifest.vocab_size)
         left = max(0, left - len(shard.tokens))
-    return Inspection(folder, manifest, tuple(edges), tuple(int(n) for n in histogram), counts)
+    return Inspection(folder, manifest, edges, documents, counts)
+
+
+def _by_powers_of_two(histogram: LengthHistogram) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Edges up to beyond the longest document, and the documents between neighbours."""
+    edges = histogram.edges[:-1]
+    powers = np.flatnonzero(edges & (edges - 1) == 0)
+    documents = np.add.reduceat(histogram.documents, powers)
+    bins = 1 + max(np.flatnonzero(documents).tolist(), default=0)
+    return tuple(2**power for power in range(bins + 1)), tuple(documents[:bins].tolist())
+
+
+def _require_known(tokens: NDArray[np.generic], shard: Shard, manifest: Manifest) -> None:
+    """See that every token is an id of the vocabulary.
+
+    Raises:
+        BadInput: one is not.
+    """
+    for wrong in (int(tokens.min(initial=0)), int(tokens.max(initial=0))):
+        if not 0 <= wrong < manifest.vocab_size:
+            raise BadInput(
+                f"{shard.stem}.bin: holds the id {wrong}, and the vocabulary ends at {manifest.vocab_size - 1}; run "
+                f"`malmoi verify {shard.stem.parent}`"
+            )
 
 
 def open_shards(folder: Path, split: Split) -> list[Shard]:
@@ -81,14 +105,16 @@ def decoded_document(inspection: Inspection, number: int, decoder: Decoder, held
     """Document `number` of the training part, or of the held-out one, as text, `<s>` and `</s>` shown.
 
     Raises:
-        BadInput: there is no such document.
+        BadInput: there is no such document, or it holds what is no id.
     """
     manifest = inspection.manifest
     name, split = ("held-out", manifest.held_out) if held_out else ("training", manifest.train)
     left = number
     for shard in open_shards(inspection.folder, split):
         if 0 <= left < len(shard.lengths):
-            return decoder.decode(shard.document(left).tolist())
+            tokens = shard.document(left)
+            _require_known(tokens, shard, manifest)
+            return decoder.decode(tokens.tolist())
         left -= len(shard.lengths)
     count = split.counts.documents
     has = f"has documents 0 to {count - 1}" if count else "has no document"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ def json_rows(file: Path, if_missing: str) -> Iterator[tuple[Mapping[str, Any], 
         raise BadInput(
             f"{file}: not UTF-8 at byte {error.start}; convert it, as from CP949 with `iconv -f CP949 -t UTF-8`"
         ) from error
-    except (OSError, EOFError) as error:
-        raise BadInput(f"{file}: cannot be read ({error})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput(f"{file}: cannot be read ({error}); fetch or write it again") from error
     count = 0
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -41,6 +42,8 @@ def json_rows(file: Path, if_missing: str) -> Iterator[tuple[Mapping[str, Any], 
             row = json.loads(line)
         except ValueError as error:
             raise BadInput(f"{place}: no valid JSON ({error}); write one object a line") from error
+        except RecursionError as error:
+            raise BadInput(f"{place}: nested too deeply to be a row; mend or delete the line") from error
         if not isinstance(row, dict):
             raise BadInput(f"{place}: no JSON object; write one object a line")
         count += 1

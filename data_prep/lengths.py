@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.errors import BadInput
 from data_prep.manifest import Split
 from data_prep.shards import open_shard
 
@@ -34,7 +35,7 @@ def length_histogram(folder: Path, split: Split, most_documents: int = 5_000_000
     """Count the lengths of a split's documents, of an even sample of them where there are very many.
 
     Raises:
-        BadInput: a shard is missing or broken.
+        BadInput: a shard is missing or broken, or tells of a length that no document has.
     """
     edges = length_edges()
     documents, tokens = (np.zeros(len(edges) - 1, dtype=np.int64) for _ in range(2))
@@ -43,6 +44,10 @@ def length_histogram(folder: Path, split: Split, most_documents: int = 5_000_000
         lengths = open_shard(folder / stem).lengths[::stride]
         for start in range(0, len(lengths), CHUNK):
             chunk = np.asarray(lengths[start : start + CHUNK], dtype=np.int64)
+            if chunk.min() < 1:
+                raise BadInput(
+                    f"{folder / stem}.idx: tells of a document of {chunk.min()} tokens; run `malmoi verify {folder}`"
+                )
             bins = np.searchsorted(edges, chunk, side="right") - 1
             documents += np.bincount(bins, minlength=len(documents))
             np.add.at(tokens, bins, chunk)

@@ -19,6 +19,8 @@ from configs.schema import CorpusSettings, ShardSettings
 from data_prep.build import prepare_shards
 
 SLOTS = 65_536
+ROUND_UP = 1.01
+"""Makes of a number one that three digits never show as less."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ def prepare_sources(
     """The shards of each source, built unless they are there; a corpus without sources is one, called `corpus`.
 
     Raises:
-        BadInput: see `prepare_shards`; or a source is named twice, or has a weight below 0, or all have 0.
+        BadInput: see `prepare_shards`; or a source is named twice, or has a weight below 0 or next to the
+            others too near to it, or all have 0.
     """
     sources = corpus.sources
     names = [source.name for source in sources]
@@ -63,6 +66,13 @@ def check_weights(weights: Sequence[float]) -> None:
     """
     if not all(weight >= 0 and np.isfinite(weight) for weight in weights) or not sum(weights) > 0:
         raise BadInput(f"corpus.sources: weights {list(weights)} must be 0 or more, and one above 0")
+    for weight, count in zip(weights, slot_counts(weights).tolist(), strict=True):
+        if weight and not count:
+            least = ROUND_UP * (sum(weights) - weight) / (SLOTS - 1)
+            raise BadInput(
+                f"corpus.sources: weight {weight:g} is so small beside a sum of {sum(weights):g} that no sample of its "
+                f"source would come; set it to {least:.3g} or more, or to 0"
+            )
 
 
 def slot_counts(weights: Sequence[float]) -> NDArray[np.int64]:

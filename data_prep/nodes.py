@@ -1,7 +1,6 @@
 """Several machines: do they see the same disk, and do they hold the same shards? Answered without a process group."""
 
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -14,14 +13,10 @@ from configs.schema import SharedFilesystem
 from data_prep.files import write_whole
 from data_prep.manifest import MANIFEST_FILE
 
-PROBE_SECONDS = 10.0
-"""How long `auto` looks for node 0's sign before it takes the disk for the node's own."""
 PROMISED_SECONDS = 60.0
-"""The same where the user said that the disk is shared; network file systems show new files late."""
+"""How long a node looks for node 0's sign on a disk said to be shared; network file systems show new files late."""
 POLL_SECONDS = 0.1
 OLD_SECONDS = 86_400.0
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,12 +49,13 @@ def this_node(environment: Mapping[str, str] = os.environ) -> Node:
 def may_build(out: Path, setting: SharedFilesystem, node: Node) -> bool:
     """Whether this node builds, or waits for node 0, which writes to the same disk.
 
-    On a shared disk under `auto` every node may: the lock lets one, and another goes on should that one die.
+    Unless the disk was said to be shared, every node may: on a shared one the lock lets one build, and another goes
+    on should that one die; on disks of their own each builds.
 
     Raises:
         BadInput: the disk was said to be shared and is not.
     """
-    if node.count == 1 or setting == "false":
+    if node.count == 1 or setting != "true":
         return True
     sign = out / f".seen-by-all-{node.nonce}"
     if node.number == 0:
@@ -67,14 +63,12 @@ def may_build(out: Path, setting: SharedFilesystem, node: Node) -> bool:
         write_whole(sign, b"", durable=False)
         _delete_old_signs(sign)
         return True
-    is_shared = _appears(sign, PROMISED_SECONDS if setting == "true" else PROBE_SECONDS)
-    if setting == "true" and not is_shared:
+    if not _appears(sign, PROMISED_SECONDS):
         raise BadInput(
             f"{out}: data.shared_filesystem is true, but node {node.number} does not see what node 0 writes there; "
             "set it to auto, or data.cache to a shared folder"
         )
-    log.info("%s: %s", out, "shared with node 0" if is_shared else "this node's own; it builds its own shards")
-    return setting != "true"
+    return False
 
 
 def _delete_old_signs(sign: Path) -> None:

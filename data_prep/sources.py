@@ -4,10 +4,10 @@ import bz2
 import glob
 import gzip
 import json
+import logging
 import lzma
 import sys
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, cast
@@ -37,8 +37,19 @@ FORMATS: dict[str, Format] = {
 COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 READABLE = ".txt, .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .arrow, plain or .gz, .zst, .xz, .bz2"
 
+OUTPUTS = (
+    ("manifest.json", "train-00000.idx"),
+    ("manifest.json", "held_out-00000.idx"),
+    ("tokenizer.json", "tokenizer_config.json"),
+    ("config.yaml", "environment.json"),
+)
+"""Files that lie side by side in a folder of shards, of a tokenizer or model, or of a run, and in no folder of text."""
+
 DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstd.ZstdError)
 """What a decompressor raises where its file is cut short or altered; bz2 raises a plain OSError without errno."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,11 @@ def _matches(name: str, found: list[str]) -> list[SourceFile]:
 
 
 def _files_of_folder(folder: str, names: list[str]) -> list[SourceFile]:
-    """The readable files among `names`; of folders that `datasets` saved, the data files that they list."""
+    """The readable files among `names`; of folders that `datasets` saved, the data files that they list.
+
+    Folders below `folder` that hold shards, a tokenizer or a run are left out: output may lie in the input.
+    """
+    names = _without_outputs(folder, names)
     parents = {name: name.rpartition("/")[0] for name in names}
     states = {parents[name] for name in names if name.endswith("/state.json")}
     saved = {parents[name] for name in names if name.endswith("/dataset_info.json")} & states
@@ -152,6 +167,24 @@ def _files_of_folder(folder: str, names: list[str]) -> list[SourceFile]:
     if not files:
         raise BadInput(f"{folder}: no file to be read in this folder; use {READABLE}")
     return files
+
+
+def _without_outputs(folder: str, names: list[str]) -> list[str]:
+    inside: dict[str, set[str]] = {}
+    for name in names:
+        parent, _, last = name.rpartition("/")
+        inside.setdefault(parent, set()).add(last)
+    outputs = {parent for parent, found in inside.items() if parent != folder and any(map(found.issuperset, OUTPUTS))}
+    for output in sorted(output for output in outputs if not _is_below(output, outputs)):
+        log.info("%s: holds shards, a tokenizer or a run, and is not read as text; name it to read it", output)
+    return [name for name in names if not _is_below(name, outputs)]
+
+
+def _is_below(name: str, folders: set[str]) -> bool:
+    parent = name.rpartition("/")[0]
+    while parent and parent not in folders:
+        parent = parent.rpartition("/")[0]
+    return bool(parent)
 
 
 def _saved_data_files(state_file: str) -> list[str]:
@@ -197,11 +230,6 @@ def open_bytes(file: SourceFile) -> BinaryIO:
             return raw
 
 
-def stored_bytes(files: Iterable[SourceFile]) -> int:
-    """Bytes that the files take where they are stored."""
-    return sum(size_of(file) for file in files)
-
-
 def size_of(file: SourceFile) -> int:
     """Bytes that `file` takes where it is stored."""
     if file.is_local:
@@ -210,3 +238,8 @@ def size_of(file: SourceFile) -> int:
 
     filesystem, path = fsspec.core.url_to_fs(file.name)
     return int(filesystem.size(path))
+
+
+def changed_while_read(file: SourceFile) -> BadInput:
+    """The error for a file whose shards would be neither of what it was nor of what it is."""
+    return BadInput(f"{file.name}: changed while it was read; leave it alone and run again")

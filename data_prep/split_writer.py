@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.files import keep_prefix
 from data_prep.manifest import FileRecord, SplitCounts, file_checksum, file_record
 from data_prep.shards import write_index
 
@@ -157,18 +158,15 @@ def is_as_committed(folder: Path, work: Path, name: str, state: SplitState) -> b
 
 
 def cut_to_commit(folder: Path, work: Path, name: str, state: SplitState) -> None:
-    """Bring a split's files to what was committed: leave no later shard, and of the open one a copy cut to length.
-
-    A copy, because a builder that was only thought dead may still write into the files that it has open.
-    """
+    """Bring a split's files to what was committed: leave no later shard, and of the open one what was committed."""
     stem = f"{name}-{len(state.finished) // 2:05d}"
     kept = {record.name for record in state.finished} | ({f"{stem}.bin"} if state.open_bytes else set())
     for file in folder.glob(f"{name}-*"):
         if file.name not in kept:
             file.unlink()
     if state.open_bytes:
-        _copy_prefix(folder / f"{stem}.bin", state.open_bytes)
-        _copy_prefix(work / f"{name}.lengths", 4 * state.open_documents)
+        keep_prefix(folder / f"{stem}.bin", state.open_bytes)
+        keep_prefix(work / f"{name}.lengths", 4 * state.open_documents)
 
 
 def _prefix_checksum(file: Path, length: int) -> str:
@@ -178,12 +176,3 @@ def _prefix_checksum(file: Path, length: int) -> str:
             digest.update(block)
             length -= len(block)
     return digest.hexdigest()
-
-
-def _copy_prefix(file: Path, length: int) -> None:
-    copy = file.with_name(f"{file.name}.copy")
-    with file.open("rb") as source, copy.open("wb") as target:
-        while length and (block := source.read(min(length, 1 << 20))):
-            target.write(block)
-            length -= len(block)
-    copy.replace(file)

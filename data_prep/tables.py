@@ -63,12 +63,12 @@ def _csv_rows(file: SourceFile, encoding: Encoding, settings: CorpusSettings) ->
     """
     csv.field_size_limit(_limit(settings))
     with open_bytes(file) as stream:
-        rows = csv.reader(
-            _CsvLines(stream, encoding, _limit(settings)), delimiter="\t" if file.format == "tsv" else ",", strict=True
-        )
+        lines = _CsvLines(stream, encoding, _limit(settings))
+        rows = csv.reader(lines, delimiter="\t" if file.format == "tsv" else ",", strict=True)
         header: list[str] | None = None
         while True:
             lines_before = rows.line_num
+            lines.begin_row()
             try:
                 row = next(rows)
             except StopIteration:
@@ -83,7 +83,7 @@ def _csv_rows(file: SourceFile, encoding: Encoding, settings: CorpusSettings) ->
             except BrokenRecord as broken:
                 if header is None:
                     raise
-                yield broken.at(0)
+                yield replace(broken.at(0), unreachable=rows.line_num - lines_before)
                 continue
             if header is None:
                 header = row
@@ -104,12 +104,16 @@ def _csv_rows(file: SourceFile, encoding: Encoding, settings: CorpusSettings) ->
 
 
 class _CsvLines:
-    """The lines of a CSV file. One that is too long is an error, behind which the next line follows."""
+    """The lines of a CSV file. One that is too long, or makes its row so, is an error; behind it the next follows."""
 
     def __init__(self, stream: BinaryIO, encoding: Encoding, limit: int) -> None:
         # Line ends stay as they are: the reader wants to see those inside of quotes.
         self._stream = io.TextIOWrapper(stream, decodable(encoding), errors="surrogateescape", newline="")
-        self._limit, self._is_first = limit, True
+        self._limit, self._is_first, self._row = limit, True, 0
+
+    def begin_row(self) -> None:
+        """Tell that a row begins with the next line: the characters of its lines are counted together."""
+        self._row = 0
 
     def __iter__(self) -> Self:
         return self
@@ -122,6 +126,10 @@ class _CsvLines:
             while line and not line.endswith(("\n", "\r")):
                 line = self._stream.readline(self._limit + 1)
             message = f"a line of more than {self._limit} characters; raise corpus.longest_document"
+            raise BrokenRecord("too_long", message)
+        self._row += len(line)
+        if self._row > self._limit:
+            message = f"a row of more than {self._limit} characters; mend its quotes, or raise corpus.longest_document"
             raise BrokenRecord("too_long", message)
         is_first, self._is_first = self._is_first, False
         return line.removeprefix("\ufeff") if is_first else line
@@ -207,5 +215,8 @@ def _column(schema: Any, text_field: str) -> str:
 
 
 def _rows_of(batch: Any, column: str) -> Iterator[object]:
-    for value in batch.column(batch.schema.get_field_index(column)).to_pylist():
+    values = batch.column(batch.schema.get_field_index(column))
+    # pyarrow follows the offsets of a damaged file to wherever they lead, unless asked to look first.
+    values.validate(full=True)
+    for value in values.to_pylist():
         yield {column: value}

@@ -24,6 +24,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from configs.errors import BadInput, disk_error
 from configs.schema import VocabularySettings
+from data_prep.files import fsync_path, write_whole
 
 BOS, PAD, EOS, UNK = "<s>", "<pad>", "</s>", "<unk>"
 SPECIAL_TOKENS = (BOS, PAD, EOS, UNK)
@@ -142,29 +143,29 @@ def with_bos_and_literal_specials(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a folder that `AutoTokenizer.from_pretrained` loads with the same ids."""
+    """Write a folder that `AutoTokenizer.from_pretrained` loads with the same ids.
+
+    `tokenizer.json` comes last, whole and behind everything else on the disk: where it is there, all is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        tokenizer.model.save(str(folder))
-        tokenizer.save(str(folder / TOKENIZER_FILE))
+        files = tokenizer.model.save(str(folder))
     except Exception as error:  # tokenizers raises no other
         raise disk_error(error, folder) or error from None
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "bos_token": BOS,
-                "eos_token": EOS,
-                "pad_token": PAD,
-                "unk_token": UNK,
-                "split_special_tokens": True,
-                "clean_up_tokenization_spaces": False,
-                "padding_side": "left",
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    for file in files:
+        fsync_path(Path(file))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "pad_token": PAD,
+        "unk_token": UNK,
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "left",
+    }
+    write_whole(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_whole(folder / TOKENIZER_FILE, tokenizer.to_str(pretty=True).encode())
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

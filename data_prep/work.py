@@ -20,7 +20,7 @@ from data_prep.decode import bytes_of, count_lines, documents_of
 from data_prep.duplicates import DIGEST_BYTES, PERMUTATIONS, signatures_of
 from data_prep.encode import Encoder, load_encoder
 from data_prep.faults import Cause, Fault, count_fault
-from data_prep.heartbeat import start_time
+from data_prep.heartbeat import start_of
 from data_prep.sources import SourceFile
 
 WATCH_SECONDS = 0.5
@@ -134,18 +134,18 @@ def encode_chunk(job: Job, chunk: Chunk) -> EncodedChunk:
     )
 
 
-def begin_worker(builder: int, started: float | None) -> None:
+def begin_worker(builder: int, started: str | None) -> None:
     """Set up a worker process: one thread of its own, and an end when the builder ends, even by SIGKILL.
 
     Args:
         builder: its process number.
-        started: when it started, so that a number used again is told apart.
+        started: its `start_of`, so that a number used again is told apart.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
     def watch() -> None:
         # Not the parent's end: the parent is a fork server, which lives as long as its workers do.
-        while start_time(builder) == started:
+        while start_of(builder) == started:
             time.sleep(WATCH_SECONDS)
         os._exit(1)
 

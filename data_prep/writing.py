@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from data_prep.corpus import fault_place
 from data_prep.duplicates import Duplicates
 from data_prep.engines import Engine, open_engine
 from data_prep.faults import causes_of, check_share
+from data_prep.fingerprint import require_unchanged
 from data_prep.heartbeat import Heartbeat, Progress
 from data_prep.manifest import Manifest, Split, write_manifest
 from data_prep.once import WORK
@@ -30,12 +31,22 @@ from data_prep.split_writer import SplitState, SplitWriter
 from data_prep.work import EncodedChunk, Job, encode_chunk
 
 COMMIT_SECONDS = 5.0
+LEFT_OUT: tuple[Cleaned, ...] = (
+    "too_short",
+    "too_long",
+    "little_hangul",
+    "emptied",
+    "exact_duplicate",
+    "near_duplicate",
+)
+"""What cleaning counts by the document; the rest are pieces of text."""
 
 log = logging.getLogger(__name__)
 
 
 def write_shards(
     files: list[SourceFile],
+    stamps: Sequence[str],
     manifest: Manifest,
     corpus: CorpusSettings,
     data: ShardSettings,
@@ -47,13 +58,16 @@ def write_shards(
 
     What an earlier process committed in `folder` is checked and kept, and the rest written from there.
 
+    Args:
+        stamps: of the files, from before `manifest.sources` were made.
+
     Raises:
         BadInput: a broken line where `on_error` is stop, too many of them where it is skip, no document at all,
-            or a full disk.
+            a file that changed, or a full disk.
         RuntimeError: a worker died.
     """
     work = folder / WORK
-    build = _Build(files, manifest, corpus, data, folder, take_over_commit(folder, work), heartbeat)
+    build = _Build(files, stamps, manifest, corpus, data, folder, take_over_commit(folder, work), heartbeat)
     try:
         with open_engine(data, build.total_bytes) as engine:
             jobs = [
@@ -103,6 +117,7 @@ class _Build:
     def __init__(
         self,
         files: list[SourceFile],
+        stamps: Sequence[str],
         manifest: Manifest,
         corpus: CorpusSettings,
         data: ShardSettings,
@@ -112,6 +127,7 @@ class _Build:
     ) -> None:
         self._files, self._manifest, self._corpus, self._folder = files, manifest, corpus, folder
         self._work, self._heartbeat = folder / WORK, heartbeat
+        self._stamps, self._checked_files = stamps, start.position.file
         self.position = start.position
         self._records, self._cut = start.records, start.cut
         self._skipped, self._cleaned = Counter(start.skipped), Counter(start.cleaned)
@@ -183,7 +199,15 @@ class _Build:
             check_space(self._folder, tokens * np.dtype(self.dtype).itemsize, documents, done / self.total_bytes)
 
     def commit(self) -> None:
-        """See everything onto the disk and record that it is there."""
+        """See everything onto the disk and record that it is there.
+
+        Raises:
+            BadInput: a file changed since its content was hashed, so what was read of it is not what the shards are
+                named by; the commit before this one stands.
+        """
+        read = slice(self._checked_files, self.position.file + 1)
+        require_unchanged(self._files[read], self._stamps[read])
+        self._checked_files = self.position.file
         states = (self._train.state(), self._held_out.state())
         kept_bytes = self._duplicates.state()
         write_commit(
@@ -197,7 +221,7 @@ class _Build:
     def finish(self) -> None:
         """Close the last shards and write the manifest."""
         if not self._records:
-            raise BadInput("the corpus holds no document: every file is empty or blank")
+            raise self._no_document()
         for writer in (self._train, self._held_out):
             writer.close()
         self.commit()
@@ -213,8 +237,16 @@ class _Build:
         )
         check_skipped(manifest, self._corpus)
         if not train.counts.documents + held_out.counts.documents:
-            raise BadInput("cleaning left no document; see corpus.cleaning")
+            raise self._no_document()
         write_manifest(manifest, self._folder)
+
+    def _no_document(self) -> BadInput:
+        cleaned = {reason: self._cleaned[reason] for reason in LEFT_OUT if self._cleaned[reason]}
+        if cleaned:
+            return BadInput(f"cleaning left no document ({causes_of(cleaned)}); change corpus.cleaning")
+        if self._skipped:
+            return BadInput(f"the corpus holds no document but broken records ({causes_of(self._skipped)}); mend it")
+        return BadInput("the corpus holds no document: every file is empty or blank; name files that hold text")
 
     def abandon(self) -> None:
         """Let go of the files."""
@@ -248,15 +280,7 @@ def check_skipped(manifest: Manifest, corpus: CorpusSettings) -> None:
     if not skipped:
         return
     documents = manifest.train.counts.documents + manifest.held_out.counts.documents
-    left_out: tuple[Cleaned, ...] = (
-        "too_short",
-        "too_long",
-        "little_hangul",
-        "emptied",
-        "exact_duplicate",
-        "near_duplicate",
-    )
-    records = skipped + documents + sum(manifest.cleaned.get(name, 0) for name in left_out)
+    records = skipped + documents + sum(manifest.cleaned.get(name, 0) for name in LEFT_OUT)
     if corpus.on_error == "stop":
         raise BadInput(
             f"{skipped} broken records were skipped when these shards were built ({causes_of(manifest.skipped)}); mend "

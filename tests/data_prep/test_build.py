@@ -6,11 +6,13 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import psutil
 import pytest
@@ -18,11 +20,13 @@ from tokenizers import Tokenizer
 
 from configs.errors import BadInput
 from configs.schema import CleaningSettings, CorpusSettings, DataSettings, ShardSettings, TextSettings
-from data_prep import build, chunks
+from data_prep import build, chunks, work
 from data_prep.build import open_split, prepare_shards
+from data_prep.chunks import ByteChunk
 from data_prep.corpus import corpus_files, read_documents
 from data_prep.manifest import Manifest, read_manifest
 from data_prep.shards import open_shard
+from data_prep.sources import SourceFile
 from data_prep.verify import verify_shards
 from data_prep.work import is_held_out
 
@@ -325,6 +329,73 @@ def test_another_place_or_name_of_the_same_content_is_the_same_corpus(tokenizer_
         for name in ("a.txt", "b.txt")
     )
     assert one.fingerprint == other.fingerprint
+
+
+def append(file: Path) -> None:
+    with file.open("a") as stream:
+        stream.write("덧붙인 글\n" * 500)
+
+
+def cut_short(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 100)
+
+
+def rewrite(file: Path) -> None:
+    file.write_text(file.read_text().replace("글", "말"))
+
+
+@pytest.mark.parametrize("change", [append, cut_short, rewrite])
+@pytest.mark.parametrize("changed_at_chunk", [1, 20])
+def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_of_it_is_believed(
+    tokenizer_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    changed_at_chunk: int,
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1000)
+    file, copy = tmp_path / "a.txt", tmp_path / "copy.txt"
+    file.write_text("".join(f"글 {number}\n" for number in range(3000)))
+    shutil.copy2(file, copy)
+    # Shards of a chunk each: every chunk ends in a commit.
+    corpus, data = CorpusSettings(input=(str(file),)), DataSettings(workers=1, shard_tokens=1, held_out=0)
+    read = work.bytes_of
+    seen: list[int] = []
+
+    def read_and_change(chunk: ByteChunk, source: SourceFile) -> bytes:
+        seen.append(chunk.start)
+        if len(seen) == changed_at_chunk:
+            change(file)
+        return read(chunk, source)
+
+    monkeypatch.setattr(work, "bytes_of", read_and_change)
+    with pytest.raises(BadInput, match=r"a\.txt: changed while it was read; leave it alone and run again"):
+        prepare_shards(corpus, data, tokenizer_folder, tmp_path / "out")
+    assert len(seen) < 25, "it is told at the next commit"
+    monkeypatch.setattr(work, "bytes_of", read)
+    shutil.copy2(copy, file)
+    folder = prepare_shards(corpus, data, tokenizer_folder, tmp_path / "out")
+    alone = prepare_shards(replace(corpus, input=(str(copy),)), data, tokenizer_folder, tmp_path / "alone")
+    assert folder.name == alone.name
+    assert list(documents_in(folder)) == list(documents_in(alone))
+
+
+def test_a_remote_file_that_changes_while_it_is_read_is_refused(
+    tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/changing.txt", "글\n".encode() * 100)
+    hashed = build.source_records
+
+    def hash_and_change(*arguments: Any) -> Any:
+        records = hashed(*arguments)
+        store.pipe_file("/changing.txt", "말\n".encode() * 100)
+        return records
+
+    monkeypatch.setattr(build, "source_records", hash_and_change)
+    corpus = CorpusSettings(input=("memory://changing.txt",))
+    with pytest.raises(BadInput, match=r"memory://changing\.txt: changed while it was read"):
+        prepare_shards(corpus, DataSettings(workers=1), tokenizer_folder, tmp_path / "out")
 
 
 def test_a_stop_names_file_and_line_in_whichever_chunk(

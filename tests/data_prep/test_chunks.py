@@ -16,7 +16,7 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs.schema import CorpusSettings
+from configs.schema import CorpusSettings, Encoding
 from data_prep import chunks
 from data_prep.chunks import ByteChunk, Position, chunks_of
 from data_prep.corpus import corpus_files, read_documents
@@ -83,6 +83,35 @@ def test_a_document_above_the_limit_is_cut_between_characters(tmp_path: Path, en
     assert found[0] == "앞" and found[-1] == "뒤"
     assert "".join(found[1:-1]) == line
     assert len(found) > 4 and max(len(text.encode()) for text in found) <= 5_000_000
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp949"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("blank", ["\n \n", "\n\u3000\t\n", "\r\n \r\n", "\r \r", "\n\r가\n\n", "\n\n"])
+def test_paragraphs_parted_by_lines_of_white_space_are_not_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: Encoding, suffix: str, blank: str
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2000)
+    texts = [f"문단 {number}" for number in range(2000)]
+    file = tmp_path / f"a.txt{suffix}"
+    file.write_bytes(COMPRESS[suffix](blank.join(texts).encode(encoding)))
+    corpus = CorpusSettings(input=(str(file),), document="paragraph", encoding=encoding, longest_document=4000)
+    files = corpus_files(corpus)
+    found = [document.text for document in read_documents(files, corpus)]
+    assert [text for text in found if text != "가"] == texts
+    cuts = [chunk for chunk in chunks_of(files, [encoding], corpus, Position()) if isinstance(chunk, ByteChunk)]
+    assert len(cuts) > 5 and not any(chunk.ends_inside for chunk in cuts)
+    assert max(chunk.end - chunk.start for chunk in cuts) <= 2000
+
+
+def test_borders_are_looked_for_in_time_that_grows_with_the_file_alone(tmp_path: Path) -> None:
+    """White space without a border, and lines without a blank one, each as long as a chunk may become."""
+    for name, content in (("space", "글\n" + " \u3000" * 3_000_000), ("lines", "글\n" * 3_000_000)):
+        file = tmp_path / f"{name}.txt"
+        file.write_text(content + "글\n\n끝")
+        corpus = CorpusSettings(input=(str(file),), document="paragraph")
+        done = list(chunks_of(corpus_files(corpus), ["utf-8"], corpus, Position()))
+        assert [chunk.end for chunk in done][-1] == file.stat().st_size and len(done) <= 3
 
 
 def test_a_json_record_above_the_limit_is_broken_input_and_the_next_is_read(

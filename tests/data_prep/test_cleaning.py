@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.errors import BadInput
 from configs.schema import CleaningSettings, CorpusSettings, DataSettings
 from data_prep.build import prepare_shards
 from data_prep.cleaning import Cleaner, hangul_share
@@ -135,6 +136,18 @@ def test_a_killed_build_remembers_what_it_kept(tokenizer_folder: Path, tmp_path:
     assert manifest.cleaned == {"exact_duplicate": 30_000}
     alone = Build(tokenizer_folder, tmp_path / "alone", tmp_path / "b.txt", **wanted).folder()  # type: ignore[arg-type]
     assert content_of(folder) == content_of(alone)
+
+
+def test_where_cleaning_leaves_no_document_it_is_told_what_it_took_out(tokenizer_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"cleaning left no document \(1 little_hangul, 2 too_short\); change corpus"):
+        prepared(tmp_path, tokenizer_folder, ["하나", "abcdefghijkl", "둘"], shortest=10, hangul_share=0.5)
+
+
+def test_where_all_is_broken_it_is_not_cleaning_that_left_no_document(tokenizer_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n[\n")
+    corpus = CorpusSettings(input=(str(tmp_path / "a.jsonl"),), on_error="skip", largest_skipped_share=1)
+    with pytest.raises(BadInput, match=r"the corpus holds no document but broken records \(1 field, 1 json\); mend it"):
+        prepare_shards(corpus, DataSettings(), tokenizer_folder, tmp_path / "out")
 
 
 def test_settings_are_off_by_default() -> None:

@@ -1,16 +1,23 @@
 """Content decides, and is read once as long as nothing says that it changed."""
 
+import bz2
+import gzip
+import lzma
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from backports import zstd
 
 from configs.errors import BadInput
 from configs.schema import CorpusSettings
 from data_prep import fingerprint
-from data_prep.corpus import corpus_files
+from data_prep.corpus import corpus_files, read_documents
 from data_prep.fingerprint import SourceRecord, source_records
+
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd.compress}
 
 
 def records(folder: Path, memory: Path, **wanted: object) -> tuple[SourceRecord, ...]:
@@ -93,6 +100,24 @@ def test_auto_takes_no_half_character_for_utf_8(folder: Path, tmp_path: Path) ->
         BadInput, match=r"b\.txt: neither UTF-8 nor CP949 as a whole \(CP949 to byte \d+, UTF-8 to byte"
     ):
         records(folder, tmp_path / "out", encoding="auto")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+def test_auto_leaves_damaged_compression_to_the_reader(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    content = bytearray(COMPRESS[suffix]("".join(f"문장 {number}\n" for number in range(100_000)).encode()))
+    content[len(content) // 2] ^= 0xFF
+    # zst has no checksum unless asked for one: there only the missing end tells.
+    del content[-20:]
+    file = tmp_path / f"a.txt{suffix}"
+    file.write_bytes(content)
+    wanted = CorpusSettings(input=(str(file),), encoding="auto", on_error="skip", largest_skipped_share=1)
+    assert [record.encoding for record in source_records(corpus_files(wanted), wanted, tmp_path / "out")] == ["utf-8"]
+    list(read_documents(corpus_files(wanted), wanted))
+    assert f"a.txt{suffix}: damaged {suffix[1:]}" in caplog.text
+    with pytest.raises(BadInput, match=rf"a\.txt\{suffix}: damaged {suffix[1:]}"):
+        list(read_documents(corpus_files(wanted), replace(wanted, on_error="stop")))
 
 
 def test_a_file_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 import io
 import re
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from configs.errors import BadInput
 from configs.schema import CorpusSettings, DataSettings
-from data_prep import chunks
+from data_prep import chunks, inspection, lengths
 from data_prep.build import prepare_shards
 from data_prep.encode import load_decoder
 from data_prep.inspection import decoded_document, decoder_of, inspect_shards, print_inspection
@@ -70,6 +72,41 @@ def test_every_document_of_every_shard_and_split_is_shown(tokenizer_folder: Path
     assert sorted(shown) == sorted(f"<s>{text}</s>" for text in texts)
     with pytest.raises(BadInput, match=f"the held-out part has documents 0 to {counts[1] - 1}"):
         decoded_document(found, counts[1], decoder, held_out=True)
+
+
+@pytest.mark.parametrize("wrong", [0xFFFF, 3000])
+def test_an_id_beyond_the_vocabulary_is_named(tokenizer_folder: Path, tmp_path: Path, wrong: int) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS))
+    corpus = CorpusSettings(input=(str(tmp_path / "a.txt"),))
+    folder = prepare_shards(corpus, DataSettings(held_out=0), tokenizer_folder, tmp_path / "out")
+    whole, decoder = inspect_shards(folder), load_decoder(tokenizer_folder)
+    assert whole.manifest.vocab_size <= 3000
+    tokens = np.fromfile(folder / "train-00000.bin", dtype="<u2")
+    tokens[1] = wrong
+    tokens.tofile(folder / "train-00000.bin")
+    told = rf"train-00000\.bin: holds the id {wrong}, and the vocabulary ends at {whole.manifest.vocab_size - 1}; run"
+    with pytest.raises(BadInput, match=told):
+        inspect_shards(folder)
+    with pytest.raises(BadInput, match=told):
+        decoded_document(whole, 0, decoder)
+
+
+def test_looking_needs_no_memory_for_each_document(
+    tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("글\n" * 1_000_000)
+    corpus = CorpusSettings(input=(str(tmp_path / "a.txt"),))
+    folder = prepare_shards(corpus, DataSettings(held_out=0), tokenizer_folder, tmp_path / "out")
+    monkeypatch.setattr(lengths, "CHUNK", 10_000)
+    monkeypatch.setattr(inspection, "CHUNK", 10_000)
+    tracemalloc.start()
+    try:
+        found = inspect_shards(folder)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(found.length_counts) == 1_000_000
+    assert most < 1_000_000
 
 
 def test_shards_of_any_tokenizer_are_decoded_and_by_no_other(tokenizer_folder: Path, tmp_path: Path) -> None:

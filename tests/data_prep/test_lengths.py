@@ -64,3 +64,10 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "train-00000.idx").unlink()
     with pytest.raises(BadInput, match=r"train-00000\.idx: missing"):
         length_histogram(tmp_path, split)
+
+
+@pytest.mark.parametrize("wrong", [0, -5])
+def test_a_length_that_no_document_has_is_named(tmp_path: Path, wrong: int) -> None:
+    split = write_documents(tmp_path, [5, wrong, 6 - wrong])
+    with pytest.raises(BadInput, match=rf"train-00000\.idx: tells of a document of {wrong} tokens; run `malmoi verify"):
+        length_histogram(tmp_path, split)

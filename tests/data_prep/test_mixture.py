@@ -1,5 +1,6 @@
 """Weights change what is trained on and nothing on disk."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,12 @@ def test_weights_and_other_sources_rebuild_nothing(tokenizer_folder: Path, tmp_p
     assert read_manifest(film.folder).train.counts.documents + read_manifest(film.folder).held_out.counts.documents == 3
 
 
-WEIGHTS = st.lists(st.floats(0, 1e6), min_size=1, max_size=9).filter(lambda weights: sum(weights) > 1e-3)
+def are_seen(weights: list[float]) -> bool:
+    """Whether each source that has a weight is at least one sample of a whole schedule."""
+    return sum(weights) > 1e-3 and all(not weight or weight * SLOTS > sum(weights) for weight in weights)
+
+
+WEIGHTS = st.lists(st.floats(0, 1e6), min_size=1, max_size=9).filter(are_seen)
 
 
 @given(WEIGHTS, st.integers(0, 10**14))
@@ -74,6 +80,24 @@ def test_a_schedule_of_many_odd_weights_is_fair_over_its_whole_length() -> None:
     for source, weight in enumerate(weights):
         apart = np.cumsum(sources == source) - prefixes * (weight / sum(weights))
         assert np.abs(apart).max() < 2, "one for the schedule and one for a weight that is no whole number of slots"
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1e-6], [3.0, 5.0, 1e-5], [1e9, 2.0, 1e9]])
+def test_a_source_so_light_that_no_sample_would_be_its_own_is_refused(weights: list[float], tmp_path: Path) -> None:
+    lightest = min(weights)
+    told = rf"weight {lightest:g} is so small beside .* set it to (\S+) or more, or to 0"
+    with pytest.raises(BadInput, match=told) as refused:
+        Mixture(weights)
+    sources = tuple(SourceSettings(str(number), ("missing",), weight) for number, weight in enumerate(weights))
+    with pytest.raises(BadInput, match=told):
+        prepare_sources(CorpusSettings(sources=sources), DataSettings(), tmp_path, tmp_path)
+    remedy = re.search(told, str(refused.value))
+    assert remedy is not None
+    mended = [float(remedy[1]) if weight == lightest else weight for weight in weights]
+    found, _ = Mixture(mended).locate(np.arange(SLOTS))
+    assert set(found.tolist()) == set(range(len(weights)))
+    without, _ = Mixture([0.0 if weight == lightest else weight for weight in weights]).locate(np.arange(SLOTS))
+    assert weights.index(lightest) not in without
 
 
 def test_bad_weights_and_names_are_named(tmp_path: Path) -> None:

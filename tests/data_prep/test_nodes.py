@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from configs.errors import BadInput
-from configs.schema import CorpusSettings, DataSettings
+from configs.schema import CorpusSettings, DataSettings, SharedFilesystem
 from data_prep import nodes
 from data_prep.build import prepare_shards
+from data_prep.manifest import MANIFEST_FILE
 from data_prep.nodes import Node, manifest_hash, may_build, require_agreement, this_node
 
 
@@ -24,37 +25,63 @@ def test_where_this_process_runs() -> None:
     assert this_node(torchrun).nonce != this_node({**torchrun, "MASTER_PORT": "2"}).nonce
 
 
-@pytest.mark.parametrize(("setting", "builds"), [("auto", True), ("true", False)])
-def test_a_shared_disk_is_recognised(tmp_path: Path, setting: str, builds: bool) -> None:
+def test_a_shared_disk_is_recognised(tmp_path: Path) -> None:
     def node_0() -> None:
         time.sleep(0.3)
-        assert may_build(tmp_path, setting, Node(0, 2, "n"))  # type: ignore[arg-type]
+        assert may_build(tmp_path, "true", Node(0, 2, "n"))
 
     thread = threading.Thread(target=node_0)
     thread.start()
     begun = time.monotonic()
-    assert may_build(tmp_path, setting, Node(1, 2, "n")) is builds  # type: ignore[arg-type]
+    assert not may_build(tmp_path, "true", Node(1, 2, "n"))
     assert time.monotonic() - begun < 5
     thread.join()
 
 
-def test_a_disk_of_the_nodes_own_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "PROBE_SECONDS", 0.3)
+def test_a_disk_of_the_nodes_own_that_was_said_to_be_shared_is_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nodes, "PROMISED_SECONDS", 0.3)
-    may_build(tmp_path / "node0", "auto", Node(0, 2, "n"))
-    may_build(tmp_path / "node1", "auto", Node(0, 2, "an earlier start"))
-    assert may_build(tmp_path / "node1", "auto", Node(1, 2, "n"))
-    assert may_build(tmp_path / "node1", "false", Node(1, 2, "n"))
-    assert may_build(tmp_path / "told", "false", Node(0, 2, "n")) and not (tmp_path / "told").exists()
+    may_build(tmp_path / "node0", "true", Node(0, 2, "n"))
+    may_build(tmp_path / "node1", "true", Node(0, 2, "an earlier start"))
     with pytest.raises(BadInput, match="node 1 does not see what node 0 writes"):
         may_build(tmp_path / "node1", "true", Node(1, 2, "n"))
 
 
+@pytest.mark.parametrize("setting", ["auto", "false"])
+def test_without_a_promise_every_node_may_build_and_none_waits_or_leaves_a_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: SharedFilesystem
+) -> None:
+    def wait(seconds: float) -> None:
+        raise AssertionError(f"waited {seconds} s")
+
+    monkeypatch.setattr(nodes.time, "sleep", wait)
+    for number in (0, 1):
+        assert may_build(tmp_path / "out", setting, Node(number, 2, "n"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_nodes_under_auto_build_once_on_a_shared_disk_and_once_each_on_their_own(
+    tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    (tmp_path / "corpus.txt").write_text("글")
+    corpus = CorpusSettings(input=(str(tmp_path / "corpus.txt"),))
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    built = []
+    for number in ("0", "1"):
+        monkeypatch.setenv("SLURM_NODEID", number)
+        folder = prepare_shards(corpus, DataSettings(), tokenizer_folder, tmp_path / ("out" if shared else number))
+        built.append((folder / MANIFEST_FILE).stat().st_ino)
+    assert (built[0] == built[1]) is shared
+    assert not list(tmp_path.rglob(".seen-by-all-*"))
+
+
 def test_signs_of_earlier_starts_do_not_pile_up(tmp_path: Path) -> None:
-    may_build(tmp_path, "auto", Node(0, 2, "long ago"))
+    may_build(tmp_path, "true", Node(0, 2, "long ago"))
     os.utime(tmp_path / ".seen-by-all-long ago", (1e9, 1e9))
-    may_build(tmp_path, "auto", Node(0, 2, "just before"))
-    may_build(tmp_path, "auto", Node(0, 2, "now"))
+    may_build(tmp_path, "true", Node(0, 2, "just before"))
+    may_build(tmp_path, "true", Node(0, 2, "now"))
     assert sorted(file.name for file in tmp_path.iterdir()) == [".seen-by-all-just before", ".seen-by-all-now"]
 
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from configs.errors import BadInput
@@ -17,7 +18,7 @@ from configs.schema import CorpusSettings, DataSettings
 from data_prep import chunks, heartbeat, once
 from data_prep.build import prepare_shards
 from data_prep.fingerprint import MEMORY_FILE
-from data_prep.heartbeat import Heartbeat, Progress, Watch
+from data_prep.heartbeat import Heartbeat, Progress, Watch, start_of
 from data_prep.once import build_once
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -239,11 +240,39 @@ def test_a_builder_on_another_host_is_dead_after_a_silence(tmp_path: Path, monke
     assert watch.is_dead(tmp_path)
 
 
+def test_a_step_of_the_clock_makes_no_living_builder_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = start_of(os.getpid())
+    with Heartbeat(tmp_path):
+        # What the system says of when it booted moves with its clock.
+        booted = psutil._pslinux.boot_time()
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted + 1)
+        assert psutil.Process().create_time() > 0
+        assert not Watch().is_dead(tmp_path)
+        assert start_of(os.getpid()) == started
+
+
+def test_the_clock_ticks_of_another_boot_are_no_living_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Heartbeat(tmp_path):
+        (tmp_path / "boot_id").write_text("of the boot after")
+        monkeypatch.setattr(heartbeat, "BOOT_FILE", tmp_path / "boot_id")
+        assert Watch().is_dead(tmp_path)
+
+
+def test_a_process_that_has_ended_has_no_start(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert start_of(process.pid) is not None
+    process.kill()
+    # Not waited for as yet, and then waited for.
+    wait_until(lambda: start_of(process.pid) is None)
+    process.communicate()
+    assert start_of(process.pid) is None
+
+
 def test_a_process_number_used_again_is_no_living_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Heartbeat(tmp_path):
         pass
     assert not Watch().is_dead(tmp_path)
-    monkeypatch.setattr(heartbeat, "start_time", lambda pid: 1.0)
+    monkeypatch.setattr(heartbeat, "start_of", lambda pid: "another time")
     assert Watch().is_dead(tmp_path)
 
 

@@ -1,14 +1,17 @@
 """Files, folders, globs and URLs name the same files, and what cannot be read is named before anything is built."""
 
 import gzip
+import shutil
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from configs.errors import BadInput
-from configs.schema import CorpusSettings, SourceSettings
+from configs.schema import CorpusSettings, DataSettings, SourceSettings
+from data_prep.build import prepare_shards
 from data_prep.corpus import corpus_files, read_documents
+from data_prep.manifest import read_manifest
 
 
 def names(*inputs: str | Path) -> list[str]:
@@ -67,6 +70,39 @@ def test_errors_of_a_url_name_it(folder: Path) -> None:
     corpus = CorpusSettings(input=("memory://bad.txt",))
     with pytest.raises(BadInput, match=r"memory://bad\.txt:2: not UTF-8 at byte 3"):
         list(read_documents(corpus_files(corpus), corpus))
+
+
+def test_what_malmoi_wrote_into_the_folder_that_it_reads_is_no_text(
+    tmp_path: Path, tokenizer_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Shards, a tokenizer and a run lie among the text: the second command reads what the first did."""
+    text = tmp_path / "text"
+    (text / "deep").mkdir(parents=True)
+    (text / "deep" / "a.txt").write_text("글\n" * 50)
+    # A manifest of somebody else's, beside text.
+    (text / "deep" / "manifest.json").write_text('{"text": "남의 글"}')
+    shutil.copytree(tokenizer_folder, text / "tokenizer")
+    run = text / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for file in ("config.yaml", "environment.json", "metrics.jsonl", "checkpoints/manifest.json"):
+        (run / file).write_text("{}")
+    caplog.set_level("INFO")
+    corpus = CorpusSettings(input=(str(text),))
+    folders = [prepare_shards(corpus, DataSettings(), tokenizer_folder, text / "shards") for _ in range(2)]
+    assert folders[0] == folders[1]
+    assert [Path(source.name).name for source in read_manifest(folders[0]).sources] == ["a.txt", "manifest.json"]
+    assert [document.text for document in read_documents(corpus_files(corpus), corpus)] == ["글"] * 50 + ["남의 글"]
+    for ours in (folders[0], text / "tokenizer", run):
+        assert f"{ours}: holds shards, a tokenizer or a run, and is not read as text" in caplog.text
+    # What is named is meant.
+    assert names(text / "tokenizer") == ["merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
+
+
+def test_what_malmoi_wrote_beside_remote_text_is_no_text() -> None:
+    store = fsspec.filesystem("memory")
+    for name in ("a.txt", "own/config.yaml", "own/environment.json", "own/model/merges.txt"):
+        store.pipe_file(f"/mixed/{name}", b"x\n")
+    assert [file.name for file in corpus_files(CorpusSettings(input=("memory://mixed",)))] == ["memory:///mixed/a.txt"]
 
 
 def test_hidden_files_of_a_folder_are_no_text(tmp_path: Path) -> None:

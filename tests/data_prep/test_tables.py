@@ -4,6 +4,8 @@ import csv
 import gzip
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -155,6 +157,25 @@ def test_a_broken_csv_row_costs_the_lines_that_it_takes(tmp_path: Path, caplog: 
     assert "7 of 9 records were skipped: 3 csv, 1 too_long, 3 unreachable" in caplog.text
 
 
+@pytest.mark.parametrize("row", ['"a\n",' * 4000 + "끝\n", '"' + "긴 줄\n" * 2000 + '"\n'])
+def test_a_csv_row_of_however_many_lines_is_never_whole_in_memory(
+    tmp_path: Path, row: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("text\n가\n" + row + "나\n")
+    with pytest.raises(BadInput, match=r"a\.csv:2: a row of more than 4096 characters; mend its quotes, or"):
+        read(file, longest_document=1024)
+    assert read(file, longest_document=1024, **SKIP)[0] == "가"
+    counted = re.search(r"(\d+) of (\d+) records were skipped: .*too_long, (\d+) unreachable", caplog.text)
+    assert counted is not None and int(counted[3]) >= 500
+
+
+def test_the_memory_of_a_csv_row_is_bounded_and_not_the_number_of_rows(tmp_path: Path) -> None:
+    rows = [f'"글 {number}\n{"둘째 줄" * 60}"' for number in range(100)]
+    (tmp_path / "a.csv").write_text("text\n" + "\n".join(rows))
+    assert read(tmp_path / "a.csv", longest_document=1024) == [row.strip('"') for row in rows]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_any_line_end_ends_a_csv_row(tmp_path: Path, end: str) -> None:
     (tmp_path / "a.csv").write_bytes(end.join(["id,text", "1,가", '2,"나\n다"', "3,라", ""]).encode("utf-8-sig"))
@@ -214,6 +235,44 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"not a table at all")
         with pytest.raises(BadInput, match=rf"{name}: no \w+ file, or a damaged one"):
             read(tmp_path / name)
+
+
+READ_ROWS = """
+import sys
+from configs.schema import CorpusSettings
+from data_prep.corpus import corpus_files, read_documents
+corpus = CorpusSettings(input=(sys.argv[1],), on_error="skip", largest_skipped_share=1.0)
+print(*(document.text for document in read_documents(corpus_files(corpus), corpus)))
+"""
+
+
+@pytest.mark.parametrize("offset", [2**30, -(2**30)])
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_a_damaged_offset_in_an_arrow_file_is_a_fault(tmp_path: Path, offset: int, kind: str) -> None:
+    """In a process of its own, which a read beyond the file would kill."""
+    file = tmp_path / "a.arrow"
+    table = pa.table({"text": [f"글 {number}" for number in range(500)]})
+    new = pa.ipc.new_file if kind == "file" else pa.ipc.new_stream
+    with pa.OSFile(str(file), "wb") as sink, new(sink, table.schema) as writer:
+        writer.write_table(table)
+    content, offsets = file.read_bytes(), table.column("text").chunk(0).buffers()[1].to_pybytes()
+    assert content.count(offsets) == 1
+    damaged = bytearray(content)
+    place = content.index(offsets) + 4 * 301
+    damaged[place : place + 4] = offset.to_bytes(4, "little", signed=True)
+    file.write_bytes(damaged)
+    done = subprocess.run([sys.executable, "-c", READ_ROWS, str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("글 0 글 1 ") and "글 300" not in done.stdout
+    assert "no arrow file, or a damaged one" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_a_column_that_is_no_utf_8_is_a_fault(tmp_path: Path, suffix: str) -> None:
+    content = write(tmp_path, suffix, ["ASCII"] * 3).read_bytes()
+    (tmp_path / f"b{suffix}").write_bytes(content.replace(b"ASCII", b"AS\xffII"))
+    with pytest.raises(BadInput, match=rf"b{suffix}: no \w+ file, or a damaged one \(Invalid UTF8"):
+        read(tmp_path / f"b{suffix}")
 
 
 def test_a_folder_saved_by_datasets(tmp_path: Path) -> None:

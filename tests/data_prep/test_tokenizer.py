@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -10,8 +13,10 @@ from transformers import AutoTokenizer
 
 from configs.errors import BadInput
 from configs.schema import TokenizerSettings
+from data_prep.once import build_once
 from data_prep.tokenizer import (
     SPECIAL_TOKENS,
+    TOKENIZER_FILE,
     load_tokenizer,
     sample_by_hash,
     save_tokenizer,
@@ -95,6 +100,45 @@ def test_vocabulary_and_merges_are_those_of_the_tokenizer_file(tokenizer: Tokeni
     assert json.loads((folder / "vocab.json").read_text()) == tokenizer.get_vocab(with_added_tokens=True)
     merges = [line.split(" ") for line in (folder / "merges.txt").read_text().splitlines() if line[0] != "#"]
     assert merges == json.loads(tokenizer.to_str())["model"]["merges"]
+
+
+KILLED = """
+import os, resource, signal, sys
+from pathlib import Path
+from data_prep.once import build_once
+from data_prep.tokenizer import TOKENIZER_FILE, load_tokenizer, save_tokenizer
+
+source, final, file, most_bytes = sys.argv[1:]
+tokenizer = load_tokenizer(Path(source))
+
+def kill_at(event, arguments):
+    if file and event == "open" and file in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def build(folder, heartbeat):
+    sys.addaudithook(kill_at)
+    if int(most_bytes):
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(most_bytes), resource.RLIM_INFINITY))
+    save_tokenizer(tokenizer, folder)
+
+build_once(Path(final), TOKENIZER_FILE, build)
+"""
+
+
+@pytest.mark.parametrize("killed_in", ["tokenizer_config.json", "tokenizer.json"])
+def test_a_build_that_was_killed_leaves_no_half_tokenizer(
+    tokenizer: Tokenizer, folder: Path, tmp_path: Path, killed_in: str
+) -> None:
+    """Killed as it opens the one file, or half way through the other, which is the largest."""
+    final, half = tmp_path / "tokenizer", (folder / TOKENIZER_FILE).stat().st_size - 1
+    place = ["tokenizer_config.json", "0"] if killed_in == "tokenizer_config.json" else ["", str(half)]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(final), *place])
+    assert -done.returncode in (signal.SIGKILL, signal.SIGXFSZ)
+    build_once(final, TOKENIZER_FILE, lambda temporary, _: save_tokenizer(tokenizer, temporary))
+    for file in folder.iterdir():
+        assert (final / file.name).read_bytes() == file.read_bytes()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tokenizer"]
 
 
 def test_a_vocabulary_smaller_than_the_alphabet_is_refused(korean_texts: list[str]) -> None:
