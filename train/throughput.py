@@ -11,7 +11,7 @@ from train.parallel import HALF_DTYPES
 from train.size import parameter_count
 
 GPU_PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "V100": 125.0, "T4": 65.0}
-"""Dense 16-bit peak of the vendor's data sheets, in TFLOP/s, by a part of the device's name."""
+"""Dense 16-bit peak of the vendor's data sheets, in TFLOP/s, by a word of the device's name."""
 
 
 def flops_per_token(settings: ModelSettings, vocab_size: int) -> float:
@@ -27,12 +27,19 @@ def flops_per_token(settings: ModelSettings, vocab_size: int) -> float:
 def peak_flops(device: torch.device, precision: Precision) -> float:
     """The device's peak in FLOP/s: from the table for known GPUs in 16 bits, else a large matrix product, timed."""
     if device.type == "cuda" and precision != "fp32":
-        name = torch.cuda.get_device_name(device)
-        for part, tflops in GPU_PEAK_TFLOPS.items():
-            # A whole word: an L40 is no L4.
-            if re.search(rf"\b{part}\b", name):
-                return tflops * 1e12
+        told = data_sheet_flops(torch.cuda.get_device_name(device))
+        if told is not None:
+            return told
     return _measured_matmul_flops(device, HALF_DTYPES.get(precision, torch.float32))
+
+
+def data_sheet_flops(device_name: str) -> float | None:
+    """Peak in 16 bits, in FLOP/s, of a GPU by torch's name for it; none where it is in no table of ours."""
+    for word, tflops in GPU_PEAK_TFLOPS.items():
+        # A whole word: an L40 is no L4.
+        if re.search(rf"\b{word}\b", device_name):
+            return tflops * 1e12
+    return None
 
 
 def _measured_matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
