@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from configs.errors import BadInput
+from configs.errors import BadInput, first_line
 from data_prep.manifest import file_checksum
 from data_prep.tokenizer import BOS, EOS, SPECIAL_TOKENS, TOKENIZER_FILE
 
@@ -219,8 +219,7 @@ def _auto_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each kind of tokenizer fails in its own way
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"{folder}: no tokenizer that AutoTokenizer loads ({first_line}); train one") from error
+        raise BadInput(f"{folder}: no tokenizer that AutoTokenizer loads ({first_line(error)}); train one") from error
 
 
 def _from_transformers(folder: Path) -> tuple[Encoder, int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, GPT2Model
 
-from configs.errors import BadInput
+from configs.errors import BadInput, first_line
 from configs.schema import ModelSettings
 from train.attention import document_mask
 from train.chunked_loss import OutputMatrix
@@ -127,8 +127,9 @@ def continued_model(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError and safetensors' own alike
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInput(f"{folder}: cannot be loaded ({first_line}); download or export the model again") from error
+        raise BadInput(
+            f"{folder}: cannot be loaded ({first_line(error)}); download or export the model again"
+        ) from error
     missing = sorted(set(loading["missing_keys"]) - {OUTPUT_MATRIX})
     if missing:
         raise BadInput(f"{folder}: lacks the weights {missing[0]} and {len(missing) - 1} more; export the model again")
