@@ -65,6 +65,12 @@ def on_two_ranks(*words: str, restarts: int = 0, timeout: float = 180) -> subpro
     )
 
 
+def faulty_alone(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, FAULTY, *words], env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "model.safetensors")
 
@@ -128,14 +134,7 @@ def test_a_run_that_goes_on_knows_a_spike_from_its_first_step(config: Path, tmp_
     first = malmoi("train", *as_flags(config, run=tmp_path / "run", train__steps=8, **spike))
     assert first.returncode == 0, first.stderr
     words = as_flags(config, run=tmp_path / "run", train__steps=12, **spike)
-    done = subprocess.run(
-        [sys.executable, FAULTY, "spike", "0", "1-2", *words],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = faulty_alone("spike", "0", "1-2", *words)
     assert done.returncode == 0, done.stderr
     (text,) = events(tmp_path / "run", "rollback")
     assert text.startswith("step 9: a loss of") and text.endswith("back to step 8, past those samples")
@@ -146,14 +145,7 @@ def test_a_run_that_was_stopped_on_a_full_disk_does_not_say_that_it_is_saved(con
     # Room for one checkpoint of about 1.1 MB, and the fault asks to stop after it.
     with mounted(folder / "checkpoints", "size=1800k"):
         words = as_flags(config, run=folder, train__micro_batch=8)
-        done = subprocess.run(
-            [sys.executable, FAULTY, "stop", "0", "8", *words],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = faulty_alone("stop", "0", "8", *words)
     assert done.returncode == 1
     said = done.stderr.replace("\n", " ")
     assert "stopped by SIGTERM after step 8, whose checkpoint could not be saved: the newest is of step 5" in said
@@ -338,14 +330,7 @@ def test_the_largest_micro_batch_that_fits_is_found_and_the_run_is_the_same(
     runs = [tmp_path / "set", tmp_path / "found"]
     assert malmoi("train", *as_flags(file, run=runs[0], train__micro_batch=4, train__steps=5)).returncode == 0
     words = as_flags(file, run=runs[1], train__micro_batch="auto", train__steps=5)
-    done = subprocess.run(
-        [sys.executable, FAULTY, "oom", "0", "0", *words],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = faulty_alone("oom", "0", "0", *words)
     assert done.returncode == 0, done.stderr
     assert "(2 samples x 1 ranks x 4 accumulated)" in done.stderr.replace("\n", " ")
     ours, theirs = (step_losses(run) for run in runs)
