@@ -11,6 +11,7 @@ EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 75
 EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
 
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -40,6 +41,16 @@ def require_options(command: str, **given: bool) -> None:
     missing = [f"--{name}" for name, is_given in given.items() if not is_given]
     if missing:
         raise BadInput(f"{' and '.join(missing)} missing; see `malmoi {command} --help`")
+
+
+def require_argument(command: str, name: str, is_given: bool) -> None:
+    """Refuse a command line that lacks the word `name`, which stands there without a flag.
+
+    Raises:
+        BadInput: it is not given.
+    """
+    if not is_given:
+        raise BadInput(f"{name} missing; see `malmoi {command} --help`")
 
 
 def one_line(error: Exception) -> str:

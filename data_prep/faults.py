@@ -53,7 +53,9 @@ def log_cut_file(file: SourceFile, fault: Fault) -> None:
 
 
 def damage(file: SourceFile, error: Exception) -> Fault:
-    """The fault of a file whose decompression failed."""
+    """The fault of a file whose bytes, compressed or not, cannot be read to its end."""
+    if file.compression == "none":
+        return Fault("compression", 0, f"damaged {file.format} ({error}); fetch or write the file again")
     return Fault("compression", 0, f"damaged {file.compression} ({error}); fetch or compress the file again")
 
 

@@ -176,7 +176,7 @@ def _without_outputs(folder: str, names: list[str]) -> list[str]:
         inside.setdefault(parent, set()).add(last)
     outputs = {parent for parent, found in inside.items() if parent != folder and any(map(found.issuperset, OUTPUTS))}
     for output in sorted(output for output in outputs if not _is_below(output, outputs)):
-        log.info("%s: holds shards, a tokenizer or a run, and is not read as text; name it to read it", output)
+        log.info("passed over %s: it holds shards, a tokenizer or a run; name it to read it as text", output)
     return [name for name in names if not _is_below(name, outputs)]
 
 

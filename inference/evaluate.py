@@ -18,7 +18,7 @@ from data_prep.encode import load_encoder, tokenizer_checksum
 from data_prep.manifest import read_manifest, shard_folder
 from inference.data_option import holds_shards, text_documents
 from inference.model_folder import load_model
-from inference.score import Score, Tokens, Windows, nats_of_windows, score_of
+from inference.score import Score, Tokens, Windows, nats_of_windows, readable_perplexity, score_of
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def print_scores(data: str, scores: Sequence[ModelScore]) -> None:
         table.add_row(
             each.model,
             f"{score.loss:.4f}",
-            f"{score.perplexity:,.2f}",
+            readable_perplexity(score.perplexity),
             f"{score.bits_per_byte:.4f}",
             f"{score.tokens:,}",
             f"{score.bytes:,}",

@@ -58,11 +58,24 @@ def score_of(measured: Nats, stream_tokens: int, text_bytes: int) -> Score:
     text_share = text_bytes * measured.tokens / (stream_tokens - 1)
     return Score(
         loss=loss,
-        perplexity=math.exp(min(loss, 700.0)),
+        perplexity=perplexity_of(loss),
         bits_per_byte=measured.nats / math.log(2) / text_share if text_share else math.inf,
         tokens=measured.tokens,
         bytes=round(text_share),
     )
+
+
+def perplexity_of(loss: float) -> float:
+    """Of a loss in nats; infinite where no float holds it."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def readable_perplexity(perplexity: float) -> str:
+    """With a digit behind the point, and large ones, of a model that has gone wrong, in few digits."""
+    return f"{perplexity:,.1f}" if perplexity < 1e9 else f"{perplexity:.3g}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Models and baselines are scored by the same functions. Exact match and F1 follow
 counts characters and not words, since particles are written onto the noun.
 """
 
-import math
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+
+from inference.score import perplexity_of
 
 QUOTES = "'\"《》<>〈〉()‘’"
 DROPPED = str.maketrans(dict.fromkeys(QUOTES, " ") | {mark: "" for mark in string.punctuation if mark not in QUOTES})
@@ -148,7 +149,7 @@ def _correlation(pairs: Sequence[tuple[float, float]], ranked: bool) -> float:
 
 def _perplexity(nats: Sequence[float]) -> float:
     """exp of the mean negative log-likelihood of a target, as LAMBADA counts it: a word and not a token."""
-    return math.exp(min(-float(np.mean(nats)), 700.0))
+    return perplexity_of(-float(np.mean(nats)))
 
 
 def _corpus(metric: BLEU | CHRF, answers: Sequence[Answer]) -> float:

@@ -6,7 +6,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.errors import DISK_ERRORS, EXIT_BAD_INPUT, EXIT_FAILED, BadInput, RunFailed, nearest_name_hint
+from configs.errors import (
+    DISK_ERRORS,
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    BadInput,
+    RunFailed,
+    nearest_name_hint,
+)
 
 HELP_FLAGS = ("-h", "--help")
 
@@ -83,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output is gone (`| head`): what is left must not be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        print(f"malmoi {name}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

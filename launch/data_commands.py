@@ -6,7 +6,7 @@ from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.commands import InspectOptions, PrepareOptions, TokenizerOptions, VerifyOptions
-from configs.errors import EXIT_DONE, BadInput, require_options
+from configs.errors import EXIT_DONE, BadInput, require_argument, require_options
 from configs.schema import RunSettings
 from launch.option_names import bare_names
 
@@ -51,7 +51,7 @@ def prepare(argv: Sequence[str]) -> int:
 def verify(argv: Sequence[str]) -> int:
     """Say whether a folder is whole; every fault is a line on stderr."""
     options = parse_settings(VerifyOptions, argv, "malmoi verify", "Whether a folder is whole.", positional="path")
-    require_options("verify", path=bool(options.path))
+    require_argument("verify", "PATH", bool(options.path))
     from launch.verify import folder_faults
 
     checked, faults = folder_faults(Path(options.path), Path(options.tokenizer) if options.tokenizer else None)
@@ -66,7 +66,7 @@ def verify(argv: Sequence[str]) -> int:
 def inspect(argv: Sequence[str]) -> int:
     """Show what a shard folder holds, or one document of it."""
     options = parse_settings(InspectOptions, argv, "malmoi inspect", "What shards hold.", positional="path")
-    require_options("inspect", path=bool(options.path))
+    require_argument("inspect", "PATH", bool(options.path))
     from rich.console import Console
 
     from data_prep.inspection import decoded_document, decoder_of, inspect_shards, print_inspection

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.commands import JudgeMakeOptions, JudgeResultsOptions, JudgeServeOptions
-from configs.errors import EXIT_DONE, BadInput, require_options
+from configs.errors import EXIT_DONE, BadInput, require_argument, require_options
 from launch.option_names import bare_names
 from launch.subcommands import run_subcommand
 
@@ -55,7 +55,7 @@ def serve(argv: Sequence[str]) -> int:
     """Serve the page until stopped."""
     about = "Show the texts of a blind test to raters, one at a time, unlabelled, until Ctrl-C."
     options = parse_settings(JudgeServeOptions, argv, "malmoi judge serve", about, positional="path")
-    require_options("judge serve", path=bool(options.path))
+    require_argument("judge serve", "PATH", bool(options.path))
     from inference.judge_items import read_test
     from inference.judge_ratings import Ratings
 
@@ -92,7 +92,7 @@ def results(argv: Sequence[str]) -> int:
     """Print what the raters found out, and write it as a page."""
     about = "What the raters of a blind test found out: a table here, and a page with a figure."
     options = parse_settings(JudgeResultsOptions, argv, "malmoi judge results", about, positional="path")
-    require_options("judge results", path=bool(options.path))
+    require_argument("judge results", "PATH", bool(options.path))
     from inference.judge_items import read_test
     from inference.judge_ratings import RATINGS_FILE, Ratings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.commands import ReportOptions
-from configs.errors import EXIT_DONE, BadInput, require_options
+from configs.errors import EXIT_DONE, BadInput, require_argument
 from data_prep.files import write_whole
 
 REPORT_FILE = "report.html"
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
         lists=("run", "fewshot"),
         positional="run",
     )
-    require_options("report", run=bool(options.run))
+    require_argument("report", "RUN", bool(options.run))
     print(write_report(options.run, Path(options.out) if options.out else None, options.fewshot))
     return EXIT_DONE
 

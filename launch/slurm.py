@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.command_line import parse_settings
 from configs.commands import SlurmStatusOptions
-from configs.errors import EXIT_DONE, BadInput, require_options
+from configs.errors import EXIT_DONE, BadInput, require_argument, require_options
 from launch.subcommands import run_subcommand
 
 WITH_TRAIN = (
@@ -79,7 +79,7 @@ def status(argv: Sequence[str]) -> int:
     options = parse_settings(
         SlurmStatusOptions, argv, "malmoi slurm status", "Where a run, or a sweep, stands.", positional="run"
     )
-    require_options("slurm status", run=bool(options.run))
+    require_argument("slurm status", "RUN", bool(options.run))
     from launch.slurm_status import run_status, status_as_json, status_lines
     from launch.slurm_sweep import is_sweep
 

@@ -134,7 +134,7 @@ def save_checkpoint(checkpoints: Path, progress: Progress, tensors: Mapping[str,
         shutil.rmtree(_beside(final, REPLACED), ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointNotSavedError(f"{final}: not saved ({error}); make room, the run goes on") from error
+        raise CheckpointNotSavedError(f"{final}: not saved ({error}); make room") from error
     return final
 
 

@@ -17,13 +17,15 @@ from configs.schema import ModelSettings, RunSettings, TrainSettings
 from data_prep.space import readable_bytes
 from inference.model_folder import quiet_transformers
 from train.backend import Backend
+from train.checkpoint import newest_whole_checkpoint
 from train.display import TrainingDisplay
 from train.loop import Training
 from train.memory import SHARDINGS, activation_bytes, checkpoint_bytes, model_bytes, state_bytes
 from train.parallel import Placement
 from train.plan import Plan
 from train.ranges import check_ranges
-from train.run_folder import is_main_rank, prepare_run
+from train.resuming import check_goes_on
+from train.run_folder import CHECKPOINTS_FOLDER, is_main_rank, prepare_run
 from train.session import Ready, ready
 from train.size import parameter_count
 from train.throughput import peak_memory_mib
@@ -44,6 +46,9 @@ def dry_run(settings: RunSettings) -> int:
     check_ranges(settings.train)
     prepared = prepare_run(settings)
     made = ready(settings, prepared)
+    newest, _ = newest_whole_checkpoint(prepared.folder / CHECKPOINTS_FOLDER)
+    if newest is not None:
+        check_goes_on(newest, made.plan)
     console = Console(quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     ranks = made.placement.ranks
     half = made.placement.precision != "fp32"

@@ -277,8 +277,9 @@ class Training:
         allowed = self.plan.train.divergence.rollbacks
         if self.progress.rollbacks >= allowed:
             raise RunFailed(
-                f"step {self.progress.step}: {wrong}, after {allowed} rollbacks; lower train.learning_rate or look "
-                f"at the data around sample {self.progress.samples}"
+                f"step {self.progress.step}: {wrong}, after {allowed} rollbacks; lower train.learning_rate, in "
+                "another --run if its checkpoints have gone wrong too, or look at the data around sample "
+                f"{self.progress.samples}"
             )
         checkpoint = self._newest_checkpoint()
         if checkpoint is None:

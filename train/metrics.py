@@ -101,9 +101,17 @@ class RunMetrics:
 
 
 def append_metrics(run: Path, line: StepMetrics | HeldOutMetrics | ValidationMetrics | EventMetrics) -> None:
-    """Add a line to the run's metrics."""
-    with (run / METRICS_FILE).open("a") as file:
-        file.write(json.dumps(asdict(line)) + "\n")
+    """Add a line to the run's metrics.
+
+    Raises:
+        OSError: the disk does not take it; it names the file.
+    """
+    path = run / METRICS_FILE
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(asdict(line)) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def drop_metrics_after(run: Path, step: int) -> None:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from configs.schema import Attention
-from inference.score import Score
+from inference.score import Score, readable_perplexity
 from train.backend import Backend
 from train.blocks import HeldOutPart, SampleReader
 from train.documents import Batch, in_quarters
@@ -106,7 +106,7 @@ class HeldOutLook:
 
     def text(self) -> str:
         return (
-            f"held-out loss {self.score.loss:.4f}  perplexity {self.score.perplexity:,.1f}  "
+            f"held-out loss {self.score.loss:.4f}  perplexity {readable_perplexity(self.score.perplexity)}  "
             f"bits per byte {self.score.bits_per_byte:.4f}  ({self.score.tokens:,} tokens)"
         )
 

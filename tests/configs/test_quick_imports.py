@@ -1,9 +1,13 @@
 import gc
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from configs.quick_imports import quick_imports
+from tests.launching import environment
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +38,26 @@ def test_a_process_that_does_not_search_goes_on_without() -> None:
     with quick_imports():
         pass
     assert not gc.isenabled()
+
+
+def test_ctrl_c_ends_a_process_that_imports_without_a_traceback() -> None:
+    program = (
+        "import time\nfrom configs.quick_imports import quick_imports\n"
+        "with quick_imports():\n    print('ready', flush=True)\n    time.sleep(30)"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as made:
+        assert made.stdout is not None
+        assert made.stdout.readline() == "ready\n"
+        made.send_signal(signal.SIGINT)
+        _, said = made.communicate(timeout=20)
+    assert (made.returncode, said) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_is_pythons_again_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with quick_imports():
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler

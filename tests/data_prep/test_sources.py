@@ -93,7 +93,7 @@ def test_what_malmoi_wrote_into_the_folder_that_it_reads_is_no_text(
     assert [Path(source.name).name for source in read_manifest(folders[0]).sources] == ["a.txt", "manifest.json"]
     assert [document.text for document in read_documents(corpus_files(corpus), corpus)] == ["글"] * 50 + ["남의 글"]
     for ours in (folders[0], text / "tokenizer", run):
-        assert f"{ours}: holds shards, a tokenizer or a run, and is not read as text" in caplog.text
+        assert f"passed over {ours}: it holds shards, a tokenizer or a run" in caplog.text
     # What is named is meant.
     assert names(text / "tokenizer") == ["merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
 

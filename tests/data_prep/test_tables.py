@@ -19,6 +19,7 @@ from configs.schema import CorpusSettings
 from data_prep import json_text
 from data_prep.chunks import Position, RowChunk, chunks_of
 from data_prep.corpus import corpus_files, read_documents
+from tests.launching import malmoi
 
 TEXTS = st.lists(st.text(st.characters(codec="utf-8")).filter(str.strip), min_size=1, max_size=8)
 TRICKY = ['따옴표 " 하나', "쉼표, 줄\n바꿈", "탭\t과 \\ 빗금", " 앞뒤 공백 ", "보통 글"]
@@ -286,3 +287,16 @@ def test_a_folder_saved_by_datasets(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"saved with several splits \(test, train\)"):
         read(tmp_path / "two")
     assert read(tmp_path / "two" / "test") == TRICKY
+
+
+def test_a_file_that_is_not_compressed_is_not_told_to_be_compressed_again(tmp_path: Path) -> None:
+    table = pa.table({"text": ["영화가 재미있다 " * 50] * 400})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    file = tmp_path / "cut.arrow"
+    content = sink.getvalue().to_pybytes()
+    file.write_bytes(content[: len(content) // 2])
+    done = malmoi("tokenizer", "--input", str(file), "--vocab_size", "300", "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert "cut.arrow: damaged arrow (" in done.stderr and "fetch or write the file again" in done.stderr

@@ -9,7 +9,7 @@ from transformers import GPT2LMHeadModel
 
 from configs.schema import ModelSettings
 from inference.evaluate import TokenArray
-from inference.score import Nats, Windows, nats_of_windows, score_of
+from inference.score import Nats, Windows, nats_of_windows, readable_perplexity, score_of
 from train.model import SpecialTokenIds, new_model
 
 VOCABULARY, BLOCK = 50, 8
@@ -81,3 +81,11 @@ def test_bits_per_byte_are_bits_over_bytes_of_text() -> None:
     part = score_of(Nats(nats=math.log(2) * 150, tokens=50), stream_tokens=101, text_bytes=400)
     assert part.bits_per_byte == pytest.approx(score.bits_per_byte)
     assert part.bytes == 200
+
+
+def test_a_perplexity_that_no_float_holds_is_infinite_and_a_large_one_is_shown_in_few_digits() -> None:
+    shown = [
+        readable_perplexity(score_of(Nats(loss, 1), stream_tokens=2, text_bytes=4).perplexity)
+        for loss in (math.log(1234.5), 300.0, 5351.0, math.nan)
+    ]
+    assert shown == ["1,234.5", "1.94e+130", "inf", "nan"]

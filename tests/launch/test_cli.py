@@ -1,13 +1,17 @@
 """The command as a user meets it: exit codes, one line on stderr, nothing half-made."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.launching import ROOT, malmoi
+from tests.launching import ROOT, environment, malmoi
 
 
 def refused(*words: str, cwd: Path | None = None) -> str:
@@ -222,3 +226,24 @@ def test_presets_are_complete_and_parse() -> None:
 def test_offload_without_zero_is_refused(tmp_path: Path) -> None:
     words = ("train", "--config", "demo", "--run", str(tmp_path / "run"), "--parallel.offload", "true")
     assert "parallel.offload: the backend is single, which keeps all on its device" in refused(*words)
+
+
+def test_ctrl_c_is_one_line_and_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    """While the command waits for its prompts, from a pipe into which nobody writes."""
+    prompts = tmp_path / "prompts"
+    os.mkfifo(prompts)
+    words = ["generate", "--model", str(tmp_path), "--prompts_file", str(prompts)]
+    command = [sys.executable, "-m", "launch", *words]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                writer = os.open(prompts, os.O_WRONLY | os.O_NONBLOCK)
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "nobody reads the prompts"
+                time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        os.close(writer)
+    assert (process.returncode, said) == (130, "malmoi generate: interrupted\n")

@@ -306,7 +306,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_bad_input_is_exit_code_2_and_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'serve'" in refused(capsys, "serv")
-    assert "--path missing" in refused(capsys, "serve")
+    assert "PATH missing" in refused(capsys, "serve")
     assert "no blind test" in refused(capsys, "serve", str(folder / "none"))
     assert "nobody has answered yet" in refused(capsys, "results", str(folder))
     assert "choose 0 to 65535" in refused(capsys, "serve", str(folder), "--port", "70000")

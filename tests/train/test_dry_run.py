@@ -46,6 +46,14 @@ def test_it_leaves_a_run_that_was_stopped_as_it_was(
     assert before == {name: (finished_run / name).stat().st_mtime_ns for name in names}
 
 
+def test_it_refuses_what_the_run_would_refuse(tiny_settings: RunSettings, finished_run: Path, tmp_path: Path) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text(settings_as_yaml(tiny_settings))
+    refused = malmoi("train", *as_flags(config, train__steps=12), "--dry_run")
+    assert refused.returncode == 2
+    assert "is beyond the 12 steps that the settings now give" in refused.stderr
+
+
 def test_the_time_is_that_of_the_steps_after_the_first() -> None:
     assert "about 0:16:48 of steps" in time_line([10.0, 0.5, 1.5], 999)
     assert "(10.00, 0.50, 1.50 s seen)" in time_line([10.0, 0.5, 1.5], 999)

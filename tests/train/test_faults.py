@@ -126,7 +126,7 @@ def test_a_spike_of_the_loss_goes_back_so_often_and_no_further(config: Path, tmp
     done = on_two_ranks(FAULTY, "spike", "1", "11-100", *flags)
     assert done.returncode == 1
     assert len(events(tmp_path / "run", "rollback")) == 2
-    assert "after 2 rollbacks; lower train.learning_rate or look at the data around sample" in done.stderr
+    assert "after 2 rollbacks; lower train.learning_rate, in another --run if its checkpoints" in done.stderr
 
 
 def test_a_run_that_goes_on_knows_a_spike_from_its_first_step(config: Path, tmp_path: Path) -> None:
