@@ -56,8 +56,15 @@ def test_ctrl_c_ends_a_process_that_imports_without_a_traceback() -> None:
     assert (made.returncode, said) == (-signal.SIGINT, "")
 
 
-def test_ctrl_c_is_pythons_again_afterwards() -> None:
+def test_ctrl_c_is_pythons_again_afterwards_and_another_handler_is_left_alone() -> None:
+    def another(number: int, frame: object) -> None: ...
+
     before = signal.getsignal(signal.SIGINT)
-    with quick_imports():
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler
+    try:
+        for handler, meanwhile in ((signal.default_int_handler, signal.SIG_DFL), (another, another)):
+            signal.signal(signal.SIGINT, handler)
+            with quick_imports():
+                assert signal.getsignal(signal.SIGINT) is meanwhile
+            assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
