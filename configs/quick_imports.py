@@ -1,4 +1,5 @@
-"""Importing torch and transformers without Python's search for reference cycles, a quarter of the time that takes."""
+"""Importing torch and transformers: without Python's search for reference cycles, a quarter of the time that takes,
+and so that Ctrl-C simply ends the process meanwhile."""
 
 import gc
 import signal
@@ -14,8 +15,7 @@ def quick_imports() -> Iterator[None]:
     Python looks for cycles after every few hundred new objects, and modules are made of hundreds of thousands: they are
     left out of the search meanwhile, and of each later one, which ranks would wait for at different steps.
 
-    Ctrl-C ends the process meanwhile, as it would a program in C: libraries in the midst of their import make errors
-    of their own of it.
+    Libraries in the midst of their import make errors of their own of the one that Ctrl-C raises.
     """
     was_on = gc.isenabled()
     gc.disable()

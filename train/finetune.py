@@ -1,8 +1,7 @@
 """`malmoi finetune`: a pre-trained model and labelled examples to a classifier, by the loop of pre-training."""
 
-import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -37,7 +36,7 @@ from train.parallel import Placement, start_ranks
 from train.plan import Plan
 from train.pretrained import check_folder, model_config
 from train.ranges import check_ranges
-from train.run_folder import MODEL_FOLDER, is_main_rank, make_run_folder, record_settings
+from train.run_folder import MODEL_FOLDER, is_main_rank, make_run_folder, record_settings, settings_as_json
 from train.run_lock import only_training
 from train.signals import StopRequest
 from train.size import accumulation_steps, planned_steps
@@ -80,7 +79,7 @@ def finetune(settings: FinetuneSettings) -> int:
     check_settings(settings)
     folder = make_run_folder(settings, FIXED)
     done = finished_finetuning(folder)
-    if done is not None and done.settings == json.loads(json.dumps(asdict(settings))):
+    if done is not None and done.settings == settings_as_json(settings):
         console.print(f"{folder} is done already: delete it, or change a setting, to train again", markup=False)
     else:
         stop = StopRequest()
@@ -215,8 +214,9 @@ def _finetune(settings: FinetuneSettings, folder: Path, console: Console, stop: 
                     "another --run with a lower train.learning_rate"
                 )
         weights = training.whole_weights()
-        plain = json.loads(json.dumps(asdict(settings)))
-        result = FinetuneResult(plain, outcome.progress.step, step, len(read.train), read.classes, files)
+        result = FinetuneResult(
+            settings_as_json(settings), outcome.progress.step, step, len(read.train), read.classes, files
+        )
         if accelerator.is_main_process:
 
             def write(into: Path) -> None:

@@ -24,6 +24,7 @@ from train.interval import Interval
 from train.metrics import EventMetrics, append_metrics, drop_look_at, drop_metrics_after, read_metrics
 from train.optim import learning_rate
 from train.parallel import Placement
+from train.parameter_tensors import WEIGHT
 from train.plan import LoggedUpdate, Outcome, Plan
 from train.profiling import traced
 from train.read_ahead import ReadAhead
@@ -131,10 +132,10 @@ class Training:
         """All weights by parameter name on the CPU, on rank 0; every rank must ask."""
         weights = {}
         for name, tensor in self.backend.tensors():
-            if not name.startswith("model."):
+            if not name.startswith(f"{WEIGHT}."):
                 break  # moments, which come after all weights
             if self.accelerator.is_main_process:
-                weights[name.removeprefix("model.")] = tensor.cpu()
+                weights[name.removeprefix(f"{WEIGHT}.")] = tensor.cpu()
         return weights
 
     def _steps(self) -> str | None:

@@ -1,7 +1,5 @@
 """A whole run: what is missing is built, then the model is trained, exported and asked for samples."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +8,7 @@ from configs.errors import EXIT_DONE, EXIT_STOPPED
 from configs.quick_imports import quick_imports
 from configs.schema import RunSettings
 from train.ranges import check_ranges
-from train.run_folder import MODEL_FOLDER, RunResult, finished_result, is_main_rank, prepare_run
+from train.run_folder import MODEL_FOLDER, RunResult, finished_result, is_main_rank, prepare_run, settings_as_json
 
 
 def run(settings: RunSettings) -> int:
@@ -22,7 +20,7 @@ def run(settings: RunSettings) -> int:
     console = Console(stderr=True, quiet=not is_main_rank(), highlight=False)
     folder = Path(settings.run)
     done = finished_result(folder)
-    if done is not None and done.settings == json.loads(json.dumps(asdict(settings))):
+    if done is not None and done.settings == settings_as_json(settings):
         console.print(f"{folder} is done already: delete it, or change a setting, to train again", markup=False)
         print_result(folder, done, console)
         return EXIT_DONE

@@ -101,6 +101,12 @@ def make_run_folder(settings: RunSettings | FinetuneSettings, fixed: tuple[str, 
     return folder
 
 
+def settings_as_json(settings: RunSettings | FinetuneSettings) -> dict[str, Any]:
+    """Settings as `result.json` holds them, to be compared with those of another run: lists for tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return plain
+
+
 def record_settings(folder: Path, settings: RunSettings | FinetuneSettings) -> None:
     """Write the run's settings and its environment into its folder, each in one step: another rank, which may still
     be checking its settings, reads the old file or the new one."""

@@ -1,9 +1,8 @@
 """From prepared shards to an exported model: sets up the ranks, runs the loop, writes what the run leaves."""
 
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from train.model import (
 )
 from train.parallel import Placement, start_ranks
 from train.plan import Outcome, Plan
-from train.run_folder import PreparedRun, RunResult, is_main_rank, record_settings, write_result
+from train.run_folder import PreparedRun, RunResult, is_main_rank, record_settings, settings_as_json, write_result
 from train.run_lock import only_training
 from train.signals import StopRequest
 from train.size import accumulation_steps, parameter_count, planned_steps
@@ -258,7 +257,7 @@ def _write_result(
     write_result(
         run,
         RunResult(
-            settings=json.loads(json.dumps(asdict(settings))),
+            settings=settings_as_json(settings),
             steps=outcome.progress.step,
             parameters=parameter_count(settings.model, vocab_size),
             held_out_loss=score.loss if score else None,
