@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
 def _usage() -> str:
     return (
         "usage: malmoi slurm render | submit | status | sweep\n\n"
-        "  render  print the job script that trains a run\n"
+        "  render  print the job script that trains a run; with --data_job, the one that prepares its data\n"
         "  submit  check, write the job script into the run folder, and queue it\n"
         "  status  where a run, or a sweep, stands: malmoi slurm status RUN\n"
         "  sweep   queue a run for every combination of a grid: --grid NAME=VALUE,VALUE ...\n\n"
@@ -36,12 +36,16 @@ def render(argv: Sequence[str]) -> int:
     """Print a job script; nothing is written and no cluster is asked."""
     from launch.slurm_checks import check_request
     from launch.slurm_request import parse_request
-    from launch.slurm_script import train_script
+    from launch.slurm_script import data_script, train_script
 
-    request = parse_request(argv, "malmoi slurm render", "Print the job script that trains a run." + WITH_TRAIN)
+    does = "Print the job script that trains a run; with --data_job, the one that prepares its data before."
+    request = parse_request(argv, "malmoi slurm render", does + WITH_TRAIN)
     _refuse_grid(request.options.grid)
     check_request(request)
-    print(train_script(request, request.config, request.overrides), end="")
+    if request.options.data_job:
+        print(data_script(request, request.run, request.config, request.overrides), end="")
+    else:
+        print(train_script(request, request.config, request.overrides), end="")
     return EXIT_DONE
 
 

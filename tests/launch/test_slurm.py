@@ -85,7 +85,7 @@ def test_shellcheck_finds_nothing_in_what_is_rendered(words: tuple[str, ...]) ->
     script = rendered("--config", "gpt2-small", *words)
     assert "@@" not in script
     assert shellcheck(script) == ""
-    assert shellcheck(data_script(request(), Path("/r"), "gpt2-small", ())) == ""
+    assert shellcheck(rendered("--config", "gpt2-small", "--data_job", *words)) == ""
     assert shellcheck(swept("--grid", "train.seed=1,2,3", "--at_once", "2")) == ""
     assert "SC" in shellcheck("#!/bin/bash\necho $1\n"), "the check itself works"
 
@@ -130,6 +130,15 @@ def test_a_job_without_gpus_asks_for_none_and_is_requeued_by_itself() -> None:
     script = rendered("--config", "gpt2-small", "--gpus_per_node", "0", "--ranks_per_node", "4")
     assert "gpus" not in script
     assert "#SBATCH --ntasks-per-node=4\n" in script and "#SBATCH --requeue\n" in script
+
+
+def test_the_job_that_prepares_data_is_rendered_where_it_is_asked_for() -> None:
+    words = ("--config", "gpt2-small", "--run", "r", "--data_cpus", "7", "--corpus.input", "['a b']")
+    script = rendered(*words, "--data_job")
+    command = """malmoi prepare --config "$settings" --run "$run" --corpus.input '['"'"'a b'"'"']'"""
+    assert f'command=({command} --data.workers "${{SLURM_CPUS_PER_TASK:-1}}")\n' in script
+    assert "#SBATCH --cpus-per-task=7\n" in script and "gpus-per-node" not in script
+    assert "malmoi prepare" not in rendered(*words)
 
 
 def test_environments_are_activated_as_asked(tmp_path: Path) -> None:
