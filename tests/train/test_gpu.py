@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from configs.command_line import settings_as_yaml
 from configs.schema import RunSettings
 from tests.launching import as_flags, malmoi, metrics, step_losses
+from train.micro_batch import trial
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,6 +73,24 @@ def test_what_is_compiled_gives_the_same_curve(config: Path, tmp_path: Path, mon
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     plain, compiled = (losses(config, tmp_path / str(on), train__compile=on) for on in (False, True))
     assert max(abs(one - other) for one, other in zip(compiled, plain, strict=True)) < 1e-4
+
+
+def test_the_micro_batch_that_a_gpu_takes_is_found_and_gives_the_same_curve(
+    config: Path, fp32: list[float], tmp_path: Path
+) -> None:
+    found = losses(config, tmp_path / "run", train__micro_batch="auto")
+    assert max(abs(one - other) for one, other in zip(found, fp32, strict=True)) < 1e-3  # TF32
+
+
+def test_a_micro_batch_too_large_for_a_gpu_is_refused_and_leaves_nothing_there() -> None:
+    device = torch.device("cuda")
+    model = torch.nn.Linear(1024, 1024, device=device)
+    fits = trial(model, lambda size: model(torch.ones(size, 1024, device=device)).sum(), "fp32", device)
+    assert fits(8), "its products' workspace stays"
+    before = torch.cuda.memory_allocated()
+    everything = torch.cuda.get_device_properties(device).total_memory // (4 * 1024)
+    assert [fits(size) for size in (everything, 8, everything, 64)] == [False, True, False, True]
+    assert torch.cuda.memory_allocated() == before
 
 
 @pytest.mark.skipif(find_spec("flash_attn") is None, reason="flash-attn is not installed")

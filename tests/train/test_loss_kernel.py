@@ -12,7 +12,7 @@ from tests.train.test_speed_paths import TOLERANCE, losses, plain_losses, untouc
 from train.chunked_loss import loss_in_place
 from train.documents import NOT_COUNTED
 
-SHAPES = [(300, 320), (8_192, 8_192), (9_000, 9_024), (20_000, 20_032)]
+SHAPES = [(300, 320), (4_096, 4_096), (9_000, 9_024), (20_000, 20_032)]
 """Vocabularies and their padding: less than a program reads at once, exactly that, and more."""
 
 
