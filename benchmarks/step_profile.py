@@ -31,6 +31,7 @@ from sides.data import add_shape_options, asked_shape, prepared, set_threads
 
 PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::matmul", "aten::linear", "aten::addmm_")
 BLOCKS, LOSS, OPTIMISER = "products of the blocks", "loss", "optimiser and clipping"
+LOSS_WITHOUT_PRODUCTS = "loss but its products"
 GROUPS = {
     "attention": ("scaled_dot_product", "flash_attention"),
     OPTIMISER: ("_fused_adamw", "vector_norm", "_foreach", "zero_grad", "Optimizer"),
@@ -38,8 +39,8 @@ GROUPS = {
 }
 """A part of an operation's name decides; the rest is `norms, activations and the rest`."""
 KERNELS = {
-    "attention": ("sdpa", "fmha", "flash"),
-    LOSS: ("log_softmax", "SoftMax"),
+    "attention": ("sdpa", "fmha", "flash", "cudnn::fusion"),
+    LOSS_WITHOUT_PRODUCTS: ("log_softmax", "SoftMax", "_loss_kernel"),
     OPTIMISER: ("multi_tensor_apply", "LpNorm"),
     "products": ("nvjet", "gemm", "cutlass", "xmma"),
 }
@@ -130,10 +131,10 @@ def copy_speed(device: str) -> float:
 
 
 def is_kernel(event: Any) -> bool:
-    """Whether it ran on a GPU itself; compiled graphs stand there too, with the time of all that is in them."""
+    """Whether it ran on a GPU itself; compiled graphs and optimisers stand there too, with the time of all in them."""
     from torch.autograd import DeviceType
 
-    return event.device_type == DeviceType.CUDA and not event.key.startswith(("##", "ProfilerStep"))
+    return event.device_type == DeviceType.CUDA and not event.key.startswith(("##", "ProfilerStep", "Optimizer."))
 
 
 def seconds_by_group(seen: Any, padded: int, on_gpu: bool) -> dict[str, float]:
