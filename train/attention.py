@@ -1,5 +1,4 @@
-"""What each token sees, and attention of 16-bit vectors computed in 32 bits, for processors: torch's kernel for them
-takes a third less time in fp32 than in bf16 (benchmarks/step_forms.py)."""
+"""What each token sees, and attention of 16-bit vectors on a processor, computed in 32 bits where that is faster."""
 
 from typing import Any
 
@@ -11,22 +10,29 @@ from transformers.masking_utils import sdpa_mask
 
 from configs.schema import Attention
 
-SDPA_IN_FP32 = "sdpa_in_fp32"
+PROCESSOR_SDPA = "processor_sdpa"
 """The name under which `set_attn_implementation` finds it."""
+LONG = 16_384
+"""Length times channels of a head from which torch's kernel for bf16 takes less time than that for fp32. On an EPYC
+with bf16 instructions: with 64 channels 1.4 times as long at 128 tokens, 0.9 at 256, 0.7 at 1,024; with 32 channels
+1.25 at 256, 1.0 at 512, 0.8 at 1,024. In fp16 it takes six times as long and more (benchmarks/step_forms.py)."""
 
 
-def sdpa_in_fp32(
+def processor_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """`transformers`' sdpa of `[batch, heads, length, channels]` vectors, given back in their own type."""
+    if query.dtype == torch.bfloat16 and query.shape[-2] * query.shape[-1] >= LONG:
+        mixed, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return mixed, weights
     with torch.autocast(query.device.type, enabled=False):
         wide = (part.float() for part in (query, key, value))
         mixed, weights = sdpa_attention_forward(module, *wide, attention_mask, **options)
     return mixed.to(query.dtype), weights
 
 
-AttentionInterface.register(SDPA_IN_FP32, sdpa_in_fp32)
-AttentionMaskInterface.register(SDPA_IN_FP32, sdpa_mask)
+AttentionInterface.register(PROCESSOR_SDPA, processor_sdpa)
+AttentionMaskInterface.register(PROCESSOR_SDPA, sdpa_mask)
 
 
 def document_mask(begins: Tensor, attention: Attention) -> Tensor:

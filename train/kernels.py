@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel
 from configs.errors import BadInput
 from configs.schema import Precision, TrainSettings
 from inference.activation import activate_in_one_pass
-from train.attention import SDPA_IN_FP32
+from train.attention import PROCESSOR_SDPA
 from train.compiler import missing_compiler
 
 
@@ -30,7 +30,7 @@ def configured(
         _check_flash_attention(precision, document_mask)
     on_cpu_in_16_bits = precision != "fp32" and not torch.cuda.is_available()
     model.set_attn_implementation(
-        SDPA_IN_FP32 if settings.attention == "sdpa" and on_cpu_in_16_bits else settings.attention
+        PROCESSOR_SDPA if settings.attention == "sdpa" and on_cpu_in_16_bits else settings.attention
     )
     activate_in_one_pass(model)
     if settings.activation_checkpointing:

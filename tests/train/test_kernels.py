@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
 from configs.errors import BadInput
 from configs.schema import ModelSettings, Precision, RunSettings, TrainSettings
 from tests.launching import step_losses
 from tests.train.streams import CPU, VOCABULARY, grads, marked, stream_of
-from train.attention import SDPA_IN_FP32
+from train.attention import LONG, PROCESSOR_SDPA, processor_sdpa
 from train.compiler import missing_compiler
 from train.documents import Batch
 from train.kernels import configured
@@ -57,12 +59,12 @@ def test_plain_attention_equals_the_fused_kernel(batch: Batch) -> None:
 
 
 @either_batch
-def test_attention_in_fp32_on_a_cpu_is_as_near_to_fp32_as_that_in_bf16(batch: Batch) -> None:
+def test_short_attention_on_a_processor_is_as_near_to_fp32_as_torchs_in_bf16(batch: Batch) -> None:
     def gradients(precision: Precision, implementation: str) -> list[torch.Tensor]:
         shape = ModelSettings(n_layer=3, n_head=2, n_embd=16, block_size=BLOCK)
         model = configured(new_model(shape, VOCABULARY, SpecialTokenIds(0, 1, 2, 3), 5), PLAIN, precision, False)
         if not torch.cuda.is_available():
-            assert model.config._attn_implementation == ("sdpa" if precision == "fp32" else SDPA_IN_FP32)
+            assert model.config._attn_implementation == ("sdpa" if precision == "fp32" else PROCESSOR_SDPA)
         with torch.no_grad():
             for block in model.transformer.h:
                 block.attn.c_attn.weight.mul_(20)  # so that attention looks somewhere
@@ -77,7 +79,31 @@ def test_attention_in_fp32_on_a_cpu_is_as_near_to_fp32_as_that_in_bf16(batch: Ba
         apart = [one - other for one, other in zip(gradients("bf16", implementation), exact, strict=True)]
         return float(torch.nn.utils.get_total_norm(apart) / torch.nn.utils.get_total_norm(exact))
 
-    assert error(SDPA_IN_FP32) < 0.05 and error("sdpa") < 0.05
+    assert error(PROCESSOR_SDPA) < 0.05 and error("sdpa") < 0.05
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "length", "computed_in"),
+    [
+        (torch.bfloat16, LONG // 64 - 1, torch.float32),
+        (torch.bfloat16, LONG // 64, torch.bfloat16),
+        (torch.float16, LONG // 64, torch.float32),
+        (torch.float32, LONG // 64, torch.float32),
+    ],
+)
+def test_attention_on_a_processor_is_computed_in_the_type_that_is_faster(
+    dtype: torch.dtype, length: int, computed_in: torch.dtype, masked: bool
+) -> None:
+    torch.manual_seed(3)
+    vectors = [torch.randn(1, 2, length, 64).to(dtype) for _ in range(3)]
+    sees = torch.ones(1, 1, length, length, dtype=torch.bool).tril() if masked else None
+    mixed, _ = processor_sdpa(nn.Module(), *vectors, sees, is_causal=not masked)
+    plain = functional.scaled_dot_product_attention(
+        *(part.to(computed_in) for part in vectors), attn_mask=sees, is_causal=not masked
+    )
+    assert mixed.dtype == dtype
+    assert torch.equal(mixed, plain.transpose(1, 2).to(dtype))
 
 
 def test_the_activation_in_one_pass_equals_transformers_own() -> None:

@@ -94,7 +94,7 @@ def test_a_model_as_it_is_configured_trains_as_the_plain_one(faster: TrainSettin
     assert losses(model, is_plain=False) == pytest.approx(plain_losses(), rel=TOLERANCE)
 
 
-def test_attention_in_fp32_trains_as_torchs_in_bf16_does_and_no_farther_from_fp32() -> None:
+def test_attention_on_a_processor_trains_as_torchs_in_bf16_does_and_no_farther_from_fp32() -> None:
     exact = plain_losses()
     ours = configured(untouched_model(), TRAIN, "bf16", document_mask=False)
     torchs = configured(untouched_model(), TRAIN, "bf16", document_mask=False)
