@@ -15,6 +15,8 @@ from train.compiler import missing_compiler
 from train.documents import NOT_COUNTED
 from train.memory import loss_positions
 
+PRODUCT_ELEMENTS = 2**20
+"""Of a product of 16 bits that a processor holds at once."""
 LossOfChunk = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """From logits `[positions, padded vocabulary]`, targets `int64[positions, 1]` and the vocabulary's size: summed nats,
 and their gradient in the logits, in the logits' type."""
@@ -44,13 +46,19 @@ def loss_of_device(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Te
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add `left @ right` to an fp32 `total`; of 16 bits, a GPU keeps the sums in fp32."""
+    """Add `left @ right` to an fp32 `total`; of 16 bits, a GPU keeps the sums in fp32.
+
+    A processor rounds the product to 16 bits and makes fp32 of it to add it: a few rows at a time, which stay in its
+    cache.
+    """
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     elif left.is_cuda:
         torch.ops.aten.addmm.dtype_out(total, left, right, torch.float32, out=total)
     else:
-        total += left @ right
+        rows = max(1, PRODUCT_ELEMENTS // total.shape[1])
+        for part in range(0, len(total), rows):
+            total[part : part + rows] += left[part : part + rows] @ right
 
 
 class ChunkedNats(torch.autograd.Function):

@@ -14,6 +14,7 @@ from torch.distributed import HashStore, PrefixStore, TCPStore  # type: ignore[a
 
 from configs.errors import BadInput
 from configs.schema import BackendName, ParallelSettings, Precision, Sharding, TrainSettings
+from train.freed_memory import keep_freed_memory
 from train.hardware import has_fast_bf16
 from train.launcher import LaunchedRanks, launched_ranks
 from train.zero_config import zero_config, zero_stage
@@ -93,6 +94,7 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
     if device_type == "cpu":
         # transformers imports DeepSpeed when it saves, which otherwise guesses the device with a warning.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        keep_freed_memory()
     else:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from configs.schema import ModelSettings
 from train import chunked_loss
-from train.chunked_loss import OutputMatrix, chunk_of
+from train.chunked_loss import OutputMatrix, add_product, chunk_of
 from train.documents import NOT_COUNTED
 from train.model import SpecialTokenIds, new_model
 from train.objective import next_token_nats
@@ -48,6 +48,24 @@ def test_loss_and_gradients_equal_the_plain_ones_however_positions_fall_into_chu
     assert ours[0] == pytest.approx(plain[0], rel=1e-6)
     for one, other in zip(ours[1], plain[1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@given(rows=st.integers(1, 60), between=st.integers(1, 9), columns=st.integers(1, 40), at_once=st.integers(1, 500))
+@settings(deadline=None, max_examples=50)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_is_added_as_a_whole_one_would_be_however_few_rows_are_held(
+    dtype: torch.dtype, rows: int, between: int, columns: int, at_once: int
+) -> None:
+    torch.manual_seed(rows)
+    left, right = torch.randn(between, rows).T.to(dtype), torch.randn(between, columns).to(dtype)
+    before = torch.randn(rows, columns)
+    total = before.clone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunked_loss, "PRODUCT_ELEMENTS", at_once)
+        add_product(total, left, right)
+    # Products of few numbers: another order of summation rounds some to the neighbour in 16 bits.
+    rounding = 1e-5 if dtype == torch.float32 else 2**-7
+    torch.testing.assert_close(total - before, (left @ right).float(), rtol=rounding, atol=1e-5)
 
 
 @given(positions=st.integers(1, 10_000), most=st.integers(1, 3_000))
