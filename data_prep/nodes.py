@@ -55,7 +55,7 @@ def may_build(out: Path, setting: SharedFilesystem, node: Node) -> bool:
     Raises:
         BadInput: the disk was said to be shared and is not.
     """
-    if node.count == 1 or setting != "true":
+    if node.count == 1 or setting is not True:
         return True
     sign = out / f".seen-by-all-{node.nonce}"
     if node.number == 0:

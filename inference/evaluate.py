@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from configs.commands import EvaluateOptions
 from configs.errors import BadInput
+from configs.table_console import table_console
 from data_prep.build import open_split
 from data_prep.encode import load_encoder, tokenizer_checksum
 from data_prep.manifest import read_manifest, shard_folder
@@ -120,7 +120,8 @@ def scores_as_json(scores: Sequence[ModelScore]) -> str:
 
 def print_scores(data: str, scores: Sequence[ModelScore]) -> None:
     """Show a row a model."""
-    table = Table("model", title=data)
+    table = Table(title=data)
+    table.add_column("model", overflow="fold")
     for name in ("loss", "perplexity", "bits per byte", "tokens", "bytes"):
         table.add_column(name, justify="right")
     for each in scores:
@@ -133,4 +134,4 @@ def print_scores(data: str, scores: Sequence[ModelScore]) -> None:
             f"{score.tokens:,}",
             f"{score.bytes:,}",
         )
-    Console().print(table)
+    table_console().print(table)

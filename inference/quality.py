@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
 
 from configs.commands import QualityOptions
 from configs.errors import BadInput
 from configs.schema import CorpusSettings, TextSettings
+from configs.table_console import table_console
 from data_prep.build import open_split
 from data_prep.corpus import corpus_files, read_documents
 from data_prep.encode import tokenizer_checksum
@@ -173,7 +173,7 @@ def quality_as_json(measured: Quality) -> str:
 
 def print_quality(options: QualityOptions, measured: Quality) -> None:
     """Show the figures as a table."""
-    console = Console()
+    console = table_console()
     table = Table("figure", title=options.texts or options.model)
     table.add_column("value", justify="right")
     table.add_row("texts", f"{measured.texts:,}")

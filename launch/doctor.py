@@ -11,10 +11,10 @@ from rich.text import Text
 from configs.command_line import parse_settings
 from configs.commands import DoctorOptions
 from configs.errors import EXIT_DONE
+from configs.table_console import table_console
 from launch.machine import Finding, examine
 
 EXIT_CANNOT_TRAIN = 1
-WIDTH_IN_FILES = 160
 COLOURS = {"ok": "green", "missing": "yellow", "low": "yellow"}
 
 
@@ -28,8 +28,7 @@ def main(argv: Sequence[str]) -> int:
     if options.json:
         print(json.dumps({"can_train": can_train, "findings": [asdict(f) for f in findings]}, ensure_ascii=False))
     else:
-        console = Console(highlight=False)
-        _print(findings, can_train, console if console.is_terminal else Console(highlight=False, width=WIDTH_IN_FILES))
+        _print(findings, can_train, table_console())
     return EXIT_DONE if can_train else EXIT_CANNOT_TRAIN
 
 

@@ -12,9 +12,9 @@ from configs.command_line import parse_settings
 from configs.commands import FewshotOptions
 from configs.errors import EXIT_DONE, BadInput, require_options
 from configs.quick_imports import quick_imports
+from configs.table_console import table_console
 from inference.fewshot_results import Point, TaskResult, describe_fit
 
-PLAIN_WIDTH = 140
 """Columns of a table that goes into a file or a pipe, where nothing tells how wide the reader's window is."""
 
 
@@ -43,9 +43,7 @@ def fewshot(argv: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(results_as_dict(results), ensure_ascii=False))
         return EXIT_DONE
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, PLAIN_WIDTH)
+    console = table_console()
     console.print(results_table(results))
     for note in describe_fit(results):
         console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -9,14 +9,13 @@ from string import Template
 import plotly.graph_objects as go
 import plotly.io
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from configs.errors import BadInput
+from configs.table_console import table_console
 from data_prep.files import write_whole
 from inference.judge_results import CHANCE, Interval, JudgeResults, WriterResult
 
-PLAIN_WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""
 NEUTRAL = "#808080"
 ACCENT = "#3b82c4"
@@ -101,9 +100,7 @@ def notes_of(results: JudgeResults) -> list[str]:
 
 def print_results(results: JudgeResults) -> None:
     """Show the tables in the terminal."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, PLAIN_WIDTH)
+    console = table_console()
     for table in (accuracy_table(results), answers_table(results)):
         shown = Table(box=SIMPLE_HEAD, pad_edge=False)
         for number, name in enumerate(table.head):

@@ -113,8 +113,9 @@ def _sweep_status(folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"runs": [{**asdict(result), "state": state} for result, state in rows]}, ensure_ascii=False))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from configs.table_console import table_console
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     names = list(results[0].run.values)
@@ -126,8 +127,7 @@ def _sweep_status(folder: Path, as_json: bool) -> None:
         ]
         said = "done" if result.is_finished else state.lower() or "-"
         table.add_row(result.run.folder, *(result.run.values[name] for name in names), *figures, str(result.step), said)
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=200)).print(table)
+    table_console().print(table)
 
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

@@ -143,10 +143,10 @@ def check_shared_disk(request: Request) -> None:
     Raises:
         BadInput: they cannot.
     """
-    if request.options.shared_disk == "true":
+    if request.options.shared_disk is True:
         return
     kind, mount = file_system(request.run)
-    if request.options.shared_disk == "false" or not kind.lower().startswith(SHARED_FILE_SYSTEMS):
+    if request.options.shared_disk is False or not kind.lower().startswith(SHARED_FILE_SYSTEMS):
         raise BadInput(
             f"{request.run}: lies on {mount} ({kind}), a disk of this machine that the nodes do not see; choose a "
             "--run on a shared disk, or --shared_disk true if they do see it"

@@ -19,6 +19,7 @@ from inference.model_folder import quiet_transformers
 from train.backend import Backend
 from train.checkpoint import newest_whole_checkpoint
 from train.display import TrainingDisplay
+from train.launcher import check_fits_launch, launched_ranks
 from train.loop import Training
 from train.memory import SHARDINGS, activation_bytes, checkpoint_bytes, model_bytes, state_bytes
 from train.parallel import Placement
@@ -44,6 +45,7 @@ def dry_run(settings: RunSettings) -> int:
     quiet_transformers()
     # Before text is prepared, which may take hours.
     check_ranges(settings.train)
+    check_fits_launch(settings.train, settings.parallel.backend, launched_ranks())
     prepared = prepare_run(settings)
     made = ready(settings, prepared)
     newest, _ = newest_whole_checkpoint(prepared.folder / CHECKPOINTS_FOLDER)

@@ -10,6 +10,7 @@ from transformers import GPT2Config
 from configs.errors import EXIT_DONE, EXIT_STOPPED, BadInput, RunFailed, require_options
 from configs.finetune_settings import FinetuneLoopSettings, FinetuneSettings
 from configs.schema import ModelSettings
+from configs.table_console import table_console
 from inference.label_scores import Estimate, label_scores
 from inference.model_folder import quiet_transformers
 from train.backend import Backend, new_backend
@@ -36,7 +37,14 @@ from train.parallel import Placement, start_ranks
 from train.plan import Plan
 from train.pretrained import check_folder, model_config
 from train.ranges import check_ranges
-from train.run_folder import MODEL_FOLDER, is_main_rank, make_run_folder, record_settings, settings_as_json
+from train.run_folder import (
+    MODEL_FOLDER,
+    is_main_rank,
+    make_run_folder,
+    record_settings,
+    setting_changes,
+    settings_as_json,
+)
 from train.run_lock import only_training
 from train.signals import StopRequest
 from train.size import accumulation_steps, planned_steps
@@ -80,7 +88,10 @@ def finetune(settings: FinetuneSettings) -> int:
     folder = make_run_folder(settings, FIXED)
     done = finished_finetuning(folder)
     if done is not None and done.settings == settings_as_json(settings):
-        console.print(f"{folder} is done already: delete it, or change a setting, to train again", markup=False)
+        console.print(
+            f"{folder} is done already: to train again, choose another --run or delete it; to go on, raise train.steps",
+            markup=False,
+        )
     else:
         stop = StopRequest()
         quiet_transformers()
@@ -89,7 +100,7 @@ def finetune(settings: FinetuneSettings) -> int:
     if done is None:
         return EXIT_STOPPED
     if done.files:
-        console.print(scores_table(done))
+        table_console(stderr=True, quiet=not is_main_rank()).print(scores_table(done))
     console.print(f"model   {folder / MODEL_FOLDER}  (of step {done.model_step})", markup=False, soft_wrap=True)
     return EXIT_DONE
 
@@ -190,8 +201,6 @@ def _finetune(settings: FinetuneSettings, folder: Path, console: Console, stop: 
     read = read_task(settings, tokenizer, console)
     made = ready_to_finetune(settings, folder, shape, tokenizer, read)
     plan, accelerator = made.plan, made.placement.accelerator
-    if accelerator.is_main_process:
-        record_settings(folder, settings)
     console.print(
         f"{plan.steps:,} steps of {plan.train.global_batch} examples ({plan.micro_batch} examples x "
         f"{made.placement.ranks} ranks x {plan.accumulation} accumulated), "
@@ -201,6 +210,9 @@ def _finetune(settings: FinetuneSettings, folder: Path, console: Console, stop: 
     accelerator.init_trackers("malmoi")
     with TrainingDisplay(accelerator.is_main_process) as display:
         training = Training(plan, made.backend, made.placement, display)
+        if accelerator.is_main_process:
+            # Only now is it sure that these settings train here.
+            record_settings(folder, settings)
         outcome = training.run(stop)
     result = None
     if outcome.stopped_by is None:
@@ -240,6 +252,7 @@ def ready_to_finetune(
     Raises:
         BadInput: settings do not fit each other, the examples or the launch.
     """
+    changes = setting_changes(folder, settings)
     require_trackers(settings.train.trackers)
     train = planned(settings.train, len(read.train))
     special = _special_token_ids(tokenizer)
@@ -266,6 +279,7 @@ def ready_to_finetune(
         peak_flops=peak_flops(placement.accelerator.device, placement.precision),
         hang_seconds=settings.parallel.hang_seconds,
         patience=settings.patience,
+        changes=changes,
     )
     configured(model, train, placement.precision, document_mask=False)
     config = model.config

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs.errors import BadInput
-from configs.schema import Precision, Sharding, TrainSettings
+from configs.schema import BackendName, Precision, Sharding, TrainSettings
 from train.deepspeed_file import DeepSpeedFile, read_deepspeed_file
+from train.size import accumulation_steps
 
 Number = TypeVar("Number", int, float)
 UNSET = ("", "none", "auto", "1", "1.0")
@@ -75,7 +76,7 @@ def launched_ranks(environment: Mapping[str, str] = os.environ) -> LaunchedRanks
     missing = [name for name in MEETING_PLACE if name not in environment]
     if world_size > 1 and missing:
         raise BadInput(
-            f"WORLD_SIZE says {world_size} ranks, but {', '.join(missing)} are not set, so they cannot meet; start "
+            f"WORLD_SIZE says {world_size} ranks, but not {', '.join(missing)}, so they cannot meet; start "
             "them with `accelerate launch`, torchrun or `malmoi slurm submit`"
         )
 
@@ -113,6 +114,30 @@ def launched_ranks(environment: Mapping[str, str] = os.environ) -> LaunchedRanks
         global_batch=file.global_batch,
         micro_batch=file.micro_batch,
     )
+
+
+def check_fits_launch(train: TrainSettings, backend: BackendName, launched: LaunchedRanks) -> None:
+    """See that batch and optimiser go with the ranks, which can be told before text is prepared for hours.
+
+    Raises:
+        BadInput: they do not.
+    """
+    if isinstance(train.micro_batch, int):
+        accumulation_steps(train.global_batch, train.micro_batch, launched.world_size)
+    require_whole_matrices(train, launched.backend or backend)
+
+
+def require_whole_matrices(train: TrainSettings, backend: BackendName) -> None:
+    """See that the optimiser is not Muon where a backend cuts matrices to pieces.
+
+    Raises:
+        BadInput: it is.
+    """
+    if train.optimizer == "muon" and backend in STAGES.values():
+        raise BadInput(
+            f"train.optimizer muon needs whole matrices, which {backend} cuts into flat pieces; use adamw, or "
+            "the backend ddp or fsdp2"
+        )
 
 
 def _number(environment: Mapping[str, str], name: str, kind: type[Number]) -> Number | None:

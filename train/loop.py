@@ -197,7 +197,8 @@ class Training:
         seen = read_metrics(self.plan.run).looks
         self.looks = [(line.step, line.held_out_loss) for line in seen if line.step <= self.progress.step]
         self._forget_after(self.progress.step)
-        self._record_event("restart", f"going on from step {self.progress.step} ({checkpoint.folder})")
+        changes = "".join(f"; {change.text}" for change in self.plan.changes)
+        self._record_event("restart", f"going on from step {self.progress.step} ({checkpoint.folder}){changes}")
 
     def _forget_after(self, step: int) -> None:
         """Drop what was written down of later steps, which will be done again."""

@@ -1,6 +1,7 @@
 """Where a run computes: device, ranks, precision and backend, through Accelerate; refused where it came up wrong."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from configs.errors import BadInput
 from configs.schema import BackendName, ParallelSettings, Precision, Sharding, TrainSettings
 from train.freed_memory import keep_freed_memory
 from train.hardware import has_fast_bf16
-from train.launcher import LaunchedRanks, launched_ranks
+from train.launcher import LaunchedRanks, launched_ranks, require_whole_matrices
 from train.zero_config import zero_config, zero_stage
 
 TRACKERS_FOLDER = "tensorboard"
@@ -98,6 +99,7 @@ def start_ranks(train: TrainSettings, parallel: ParallelSettings, run: Path) -> 
     else:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
+    require_whole_matrices(train, chosen)
     asked = launched.precision if train.precision == "auto" and launched.precision else train.precision
     precision = resolved_precision(asked, torch.device(device_type))
     stage = zero_stage(chosen)
@@ -183,11 +185,6 @@ def _deepspeed_accelerator(
 ) -> Accelerator:
     from deepspeed.accelerator import get_accelerator
 
-    if train.optimizer == "muon":
-        raise BadInput(
-            f"train.optimizer muon needs whole matrices, which ZeRO {stage} cuts into flat pieces; "
-            "use adamw, or the backend ddp or fsdp2"
-        )
     if precision == "fp16" and not get_accelerator().is_fp16_supported():
         raise BadInput(
             "train.precision fp16: DeepSpeed has no fp16 on this device; use fp32 or bf16, or another backend"
@@ -216,6 +213,8 @@ def _quiet_deepspeed(device_type: DeviceType) -> None:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # ZeRO 3 gathers by functions that newer torch warns of, several times a step.
+    warnings.filterwarnings("ignore", r"`?torch\.distributed\.\w+`? is deprecated", FutureWarning)
     if device_type == "cpu":
         # Compiling its shared-memory collectives takes half a minute and changes no result.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -9,6 +9,7 @@ from configs.schema import TrainSettings
 from train.checkpoint import Progress
 from train.look_sampler import LookSampler
 from train.loss_scale import LossScaleState
+from train.run_folder import SettingChange
 from train.task import Look, Task
 from train.transfer import HostNumber
 
@@ -34,6 +35,8 @@ class Plan:
     """Looks at held-out data without a lower loss after which training ends; 0: never before the last step."""
     sampler: LookSampler | None = None
     """Draws a sample at each look at held-out text; none: there are no such samples."""
+    changes: tuple[SettingChange, ...] = ()
+    """Of the settings since the run was last started."""
 
 
 @dataclass(frozen=True)

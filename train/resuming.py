@@ -14,6 +14,16 @@ Choice = Callable[[Path], tuple[Checkpoint | None, list[str]]]
 """From the folder of all checkpoints: one of them or none, and what is wrong with those that were passed over."""
 
 
+LEARNT_BY = frozenset(
+    f"train.{name}"
+    for name in (
+        *("global_batch", "learning_rate", "schedule", "decay_share", "final_learning_rate", "warmup_steps"),
+        *("warmup_share", "weight_decay", "beta1", "beta2", "epsilon", "clip_norm"),
+    )
+)
+"""Settings that may change while a run is under way, and that its weights come from."""
+
+
 def agreed_checkpoint(
     checkpoints: Path, choose: Choice, accelerator: Accelerator, tell: Callable[[str], None]
 ) -> Checkpoint | None:
@@ -47,8 +57,15 @@ def check_goes_on(checkpoint: Checkpoint, plan: Plan) -> None:
     """See that `plan` goes on from `checkpoint`.
 
     Raises:
-        BadInput: it is beyond the last step, or trained on other data, which was not accepted.
+        BadInput: it is beyond the last step, or at it though settings have changed that its weights came from; or it
+            trained on other data, which was not accepted.
     """
+    idle = [change.text for change in plan.changes if change.name in LEARNT_BY]
+    if checkpoint.progress.step == plan.steps and idle:
+        raise BadInput(
+            f"{checkpoint.folder}: all {plan.steps} steps are done, so this would train nothing: {'; '.join(idle)}; "
+            "take it back, choose another --run, or raise train.steps"
+        )
     if checkpoint.progress.step > plan.steps:
         raise BadInput(
             f"{checkpoint.folder}: is beyond the {plan.steps} steps that the settings now give; raise "

@@ -7,6 +7,7 @@ from rich.console import Console
 from configs.errors import EXIT_DONE, EXIT_STOPPED
 from configs.quick_imports import quick_imports
 from configs.schema import RunSettings
+from train.launcher import check_fits_launch, launched_ranks
 from train.ranges import check_ranges
 from train.run_folder import MODEL_FOLDER, RunResult, finished_result, is_main_rank, prepare_run, settings_as_json
 
@@ -21,11 +22,15 @@ def run(settings: RunSettings) -> int:
     folder = Path(settings.run)
     done = finished_result(folder)
     if done is not None and done.settings == settings_as_json(settings):
-        console.print(f"{folder} is done already: delete it, or change a setting, to train again", markup=False)
+        console.print(
+            f"{folder} is done already: to train again, choose another --run or delete it; to go on, raise train.steps",
+            markup=False,
+        )
         print_result(folder, done, console)
         return EXIT_DONE
     # Before text is prepared, which may take hours.
     check_ranges(settings.train)
+    check_fits_launch(settings.train, settings.parallel.backend, launched_ranks())
     prepared = prepare_run(settings)
     with quick_imports():
         # torch takes seconds to import: only a run that gets as far as training pays for them.

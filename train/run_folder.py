@@ -31,6 +31,14 @@ PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 
 @dataclass(frozen=True)
+class SettingChange:
+    """A setting that is no longer what the folder's run was started with last."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
 class PreparedRun:
     """A run whose tokenizer and shards are on disk."""
 
@@ -114,22 +122,27 @@ def record_settings(folder: Path, settings: RunSettings | FinetuneSettings) -> N
     write_whole(folder / ENVIRONMENT_FILE, (json.dumps(environment(), indent=2) + "\n").encode())
 
 
+def setting_changes(folder: Path, settings: RunSettings | FinetuneSettings) -> tuple[SettingChange, ...]:
+    """What differs from the settings that `folder` records, but the way to it; nothing where it records none."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        return ()
+    before, now = (_by_name(yaml.safe_load(text)) for text in (file.read_text(), settings_as_yaml(settings)))
+    return tuple(
+        SettingChange(name, f"{name} was {before[name]} and is now {value}")
+        for name, value in now.items()
+        if name != "run" and before.get(name, value) != value
+    )
+
+
 def _check_unchanged(folder: Path, settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> None:
     """Refuse to go on with a run whose tokenizer, model or optimiser would be another one.
 
     Before the first checkpoint only the tokenizer is there: settings that were refused may be corrected.
     """
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        return
     if not any((folder / CHECKPOINTS_FOLDER).glob("step-*")) and not (folder / MODEL_FOLDER).exists():
         fixed = tuple(name for name in fixed if name == "tokenizer.")
-    before, now = (_by_name(yaml.safe_load(text)) for text in (file.read_text(), settings_as_yaml(settings)))
-    changed = [
-        f"{name} was {before[name]} and is now {value}"
-        for name, value in now.items()
-        if name.startswith(fixed) and before.get(name, value) != value
-    ]
+    changed = [change.text for change in setting_changes(folder, settings) if change.name.startswith(fixed)]
     if changed:
         raise BadInput(f"{folder}: holds another run: {'; '.join(changed)}; choose another --run or delete this one")
 

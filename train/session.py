@@ -37,7 +37,15 @@ from train.model import (
 )
 from train.parallel import Placement, start_ranks
 from train.plan import Outcome, Plan
-from train.run_folder import PreparedRun, RunResult, is_main_rank, record_settings, settings_as_json, write_result
+from train.run_folder import (
+    PreparedRun,
+    RunResult,
+    is_main_rank,
+    record_settings,
+    setting_changes,
+    settings_as_json,
+    write_result,
+)
 from train.run_lock import only_training
 from train.signals import StopRequest
 from train.size import accumulation_steps, parameter_count, planned_steps
@@ -81,6 +89,7 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
         BadInput: settings do not fit each other, the shards or the launch.
     """
     train = settings.train
+    changes = setting_changes(prepared.folder, settings)
     require_trackers(train.trackers)
     tokenizer = run_tokenizer(prepared.tokenizer)
     special = special_token_ids(prepared.tokenizer, tokenizer)
@@ -113,6 +122,7 @@ def ready(settings: RunSettings, prepared: PreparedRun) -> Ready:
         peak_flops=peak_flops(accelerator.device, precision),
         hang_seconds=settings.parallel.hang_seconds,
         sampler=None if placement.backend in KEEP_NO_WHOLE_MODEL else sampler,
+        changes=changes,
     )
     configured(model, train, precision, settings.data.document_mask)
     config = model.config
@@ -138,8 +148,6 @@ def initial_model(settings: RunSettings, vocab_size: int, special: SpecialTokenI
 
 def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop: StopRequest) -> bool:
     made = ready(settings, prepared)
-    if is_main_rank():
-        record_settings(prepared.folder, settings)
     plan, task, accelerator, train = made.plan, made.task, made.placement.accelerator, settings.train
     precision, ranks, backend = made.placement.precision, made.placement.ranks, made.placement.backend
     half = precision != "fp32"
@@ -160,6 +168,9 @@ def _train(settings: RunSettings, prepared: PreparedRun, console: Console, stop:
     accelerator.init_trackers("malmoi")
     with TrainingDisplay(accelerator.is_main_process) as display:
         training = Training(plan, made.backend, made.placement, display)
+        if is_main_rank():
+            # Only now is it sure that these settings train here.
+            record_settings(prepared.folder, settings)
         outcome = training.run(stop)
     if outcome.look is not None and not math.isfinite(outcome.look.held_out_loss):
         raise RunFailed(

@@ -176,6 +176,7 @@ fi
 
 ranks=
 asked_by=
+timer=
 ask_to_stop() {
   asked_by=$1
   say "SIG$1: the ranks are asked to save and stop"
@@ -189,6 +190,7 @@ out_of_time() {
 time_is_nearly_up() {
   ask_to_stop USR1
   (sleep $((warning_seconds * 3 / 4)) && kill -ALRM $$) &
+  timer=$!
 }
 # Whether somebody wants no more of this job. A pre-empted job is told to stop too, and is to go on: where it ends
 # before its grace period does, Slurm itself would not requeue it.
@@ -222,6 +224,8 @@ while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; done
 wait "$ranks"
 code=$?
 trap '' USR1 ALRM
+# Its process would be another's by then.
+if [ -n "$timer" ]; then kill "$timer" 2> /dev/null; fi
 
 if [ -e "$logs/failed" ]; then
   read -r rank code node < "$logs/failed"

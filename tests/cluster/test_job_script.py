@@ -1,6 +1,7 @@
 """The job script on a real cluster, around a rank of a few lines of bash: what it does when Slurm does things to it."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -304,3 +305,14 @@ def test_the_clock_warns_a_job_which_saves_and_is_requeued(warned_by_the_clock: 
     saved = int(warned_by_the_clock.starts()[1].split()[2])
     assert 0 < saved < 400
     assert "SIGUSR1: the ranks are asked to save" in warned_by_the_clock.log()
+    # The warning's timer ends with the job that set it: what it would signal may be another's by then.
+    scripts = re.compile(rf"job0*{warned_by_the_clock.job}/slurm_script")
+    left = [name for file in Path("/proc").glob("[0-9]*/cmdline") if scripts.search(name := _text_of(file))]
+    assert left == []
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""  # it has ended meanwhile

@@ -9,7 +9,7 @@ import configs.commands
 import configs.finetune_settings
 import configs.schema
 from configs.command_line import config_path, parse_settings, setting_names, settings_as_yaml
-from configs.commands import GenerateOptions, TokenizerOptions
+from configs.commands import GenerateOptions, SlurmOptions, TokenizerOptions
 from configs.errors import BadInput
 from configs.finetune_settings import FinetuneSettings
 from configs.schema import RunSettings, SourceSettings
@@ -36,6 +36,18 @@ def test_settings_written_as_yaml_are_read_back_the_same(tmp_path: Path) -> None
     file.write_text(settings_as_yaml(settings), encoding="utf-8")
     assert parse("--config", str(file)) == settings
     assert set(yaml.safe_load(file.read_text())) == {field.name for field in dataclasses.fields(RunSettings)}
+
+
+@pytest.mark.parametrize(("written", "meant"), [("true", True), ("false", False), ("auto", "auto")])
+def test_a_setting_that_is_true_false_or_auto_is_written_in_yaml_as_yaml_writes_it(
+    written: str, meant: bool | str, tmp_path: Path
+) -> None:
+    run, cluster = tmp_path / "run.yaml", tmp_path / "cluster.yaml"
+    run.write_text(f"data: {{shared_filesystem: {written}}}\n")
+    cluster.write_text(f"shared_disk: {written}\n")
+    assert parse_settings(RunSettings, ["--config", str(run)], "p", "").data.shared_filesystem == meant
+    assert parse_settings(SlurmOptions, ["--config", str(cluster)], "p", "").shared_disk == meant
+    assert parse_settings(SlurmOptions, ["--shared_disk", written], "p", "").shared_disk == meant
 
 
 def test_lists_take_words_in_a_row_and_switches_none() -> None:

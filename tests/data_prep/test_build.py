@@ -230,7 +230,7 @@ CHANGES_NOTHING: dict[str, object] = {
     "workers": 2,
     "engine": "local",
     "scheduler": "tcp://nobody:1",
-    "shared_filesystem": "false",
+    "shared_filesystem": False,
 }
 
 

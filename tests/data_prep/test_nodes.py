@@ -28,12 +28,12 @@ def test_where_this_process_runs() -> None:
 def test_a_shared_disk_is_recognised(tmp_path: Path) -> None:
     def node_0() -> None:
         time.sleep(0.3)
-        assert may_build(tmp_path, "true", Node(0, 2, "n"))
+        assert may_build(tmp_path, True, Node(0, 2, "n"))
 
     thread = threading.Thread(target=node_0)
     thread.start()
     begun = time.monotonic()
-    assert not may_build(tmp_path, "true", Node(1, 2, "n"))
+    assert not may_build(tmp_path, True, Node(1, 2, "n"))
     assert time.monotonic() - begun < 5
     thread.join()
 
@@ -42,13 +42,13 @@ def test_a_disk_of_the_nodes_own_that_was_said_to_be_shared_is_recognised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nodes, "PROMISED_SECONDS", 0.3)
-    may_build(tmp_path / "node0", "true", Node(0, 2, "n"))
-    may_build(tmp_path / "node1", "true", Node(0, 2, "an earlier start"))
+    may_build(tmp_path / "node0", True, Node(0, 2, "n"))
+    may_build(tmp_path / "node1", True, Node(0, 2, "an earlier start"))
     with pytest.raises(BadInput, match="node 1 does not see what node 0 writes"):
-        may_build(tmp_path / "node1", "true", Node(1, 2, "n"))
+        may_build(tmp_path / "node1", True, Node(1, 2, "n"))
 
 
-@pytest.mark.parametrize("setting", ["auto", "false"])
+@pytest.mark.parametrize("setting", ["auto", False])
 def test_without_a_promise_every_node_may_build_and_none_waits_or_leaves_a_sign(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: SharedFilesystem
 ) -> None:
@@ -78,10 +78,10 @@ def test_nodes_under_auto_build_once_on_a_shared_disk_and_once_each_on_their_own
 
 
 def test_signs_of_earlier_starts_do_not_pile_up(tmp_path: Path) -> None:
-    may_build(tmp_path, "true", Node(0, 2, "long ago"))
+    may_build(tmp_path, True, Node(0, 2, "long ago"))
     os.utime(tmp_path / ".seen-by-all-long ago", (1e9, 1e9))
-    may_build(tmp_path, "true", Node(0, 2, "just before"))
-    may_build(tmp_path, "true", Node(0, 2, "now"))
+    may_build(tmp_path, True, Node(0, 2, "just before"))
+    may_build(tmp_path, True, Node(0, 2, "now"))
     assert sorted(file.name for file in tmp_path.iterdir()) == [".seen-by-all-just before", ".seen-by-all-now"]
 
 

@@ -42,16 +42,20 @@ def test_it_leaves_a_run_that_was_stopped_as_it_was(
     config.write_text(settings_as_yaml(tiny_settings))
     names = ("config.yaml", "metrics.jsonl", "checkpoints", "model", "result.json", "tensorboard")
     before = {name: (finished_run / name).stat().st_mtime_ns for name in names}
-    assert malmoi("train", *as_flags(config, train__learning_rate=0.5), "--dry_run").returncode == 0
+    assert malmoi("train", *as_flags(config, train__steps=30, train__learning_rate=0.5), "--dry_run").returncode == 0
     assert before == {name: (finished_run / name).stat().st_mtime_ns for name in names}
 
 
 def test_it_refuses_what_the_run_would_refuse(tiny_settings: RunSettings, finished_run: Path, tmp_path: Path) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(settings_as_yaml(tiny_settings))
-    refused = malmoi("train", *as_flags(config, train__steps=12), "--dry_run")
-    assert refused.returncode == 2
-    assert "is beyond the 12 steps that the settings now give" in refused.stderr
+    for change, message in (
+        ({"train__steps": 12}, "is beyond the 12 steps that the settings now give"),
+        ({"train__beta1": 0.5}, "steps are done, so this would train nothing: train.beta1 was 0.9 and is now 0.5"),
+    ):
+        refused = malmoi("train", *as_flags(config, **change), "--dry_run")
+        assert refused.returncode == 2
+        assert message in refused.stderr
 
 
 def test_the_time_is_that_of_the_steps_after_the_first() -> None:

@@ -3,16 +3,21 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate import Accelerator
 
 from configs.errors import BadInput
-from configs.schema import BackendName, TrainSettings
+from configs.schema import BackendName, ParallelSettings, RunSettings, TrainSettings
 from tests.launching import ACCELERATE, ROOT, environment
+from train.dry_run import dry_run
 from train.launcher import LaunchedRanks, launched_ranks
 from train.parallel import require_what_was_asked, resolved_backend
+from train.run import run
 from train.trackers import require_trackers
 from train.zero_config import zero_config
 
@@ -58,7 +63,7 @@ def test_the_launchers_configuration_chooses_the_backend(environment: dict[str, 
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "2 tasks were started"),
         (
             {"WORLD_SIZE": "2", "RANK": "0"},
-            "WORLD_SIZE says 2 ranks, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set",
+            "WORLD_SIZE says 2 ranks, but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT, so they cannot meet",
         ),
     ],
 )
@@ -222,7 +227,30 @@ def test_a_setting_against_the_launcher_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimizer": "muon"}, "muon needs whole matrices, which ZeRO 2 cuts into flat pieces; use adamw"),
+        ({"train": TrainSettings(global_batch=8, micro_batch=3)}, "8 is no multiple of train.micro_batch 3 x 1 ranks"),
+        (
+            {"train": TrainSettings(optimizer="muon"), "parallel": ParallelSettings(backend="zero1")},
+            "muon needs whole matrices, which zero1 cuts into flat pieces",
+        ),
+    ],
+)
+@pytest.mark.parametrize("begins", [run, dry_run])
+def test_what_does_not_go_with_the_ranks_is_refused_before_text_is_prepared(
+    begins: Callable[[RunSettings], int],
+    change: dict[str, Any],
+    message: str,
+    tiny_settings: RunSettings,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        begins(replace(tiny_settings, run=str(tmp_path / "run"), **change))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": "muon"}, "muon needs whole matrices, which zero2 cuts into flat pieces; use adamw"),
         ({"precision": "fp16"}, "fp16: DeepSpeed has no fp16 on this device"),
     ],
 )

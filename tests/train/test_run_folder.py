@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -56,10 +57,27 @@ def test_only_settings_that_train_are_recorded(
         run(other)
     with pytest.raises(BadInput, match="no multiple of"):
         run(replace(other, train=replace(other.train, global_batch=6)))
+    with pytest.raises(BadInput, match="is beyond the 1 steps"):
+        run(replace(other, train=replace(other.train, steps=1)))
     assert dry_run(other) == 0
     assert config.read_text() == settings_as_yaml(trained)
     assert run(other) == 0
     assert config.read_text() == settings_as_yaml(other)
+    event = next(line["text"] for line in metrics(tmp_path / "run") if "event" in line)
+    assert event.endswith("; train.steps was 2 and is now 4; train.learning_rate was 0.01 and is now 0.005")
+
+
+def test_a_run_that_is_done_takes_no_setting_that_only_training_would_heed(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path
+) -> None:
+    done = replace(tiny_settings, run=str(tmp_path / "run"), train=replace(tiny_settings.train, steps=2))
+    assert run(done) == 0
+    with pytest.raises(BadInput, match=r"all 2 steps are done, so this would train nothing: train\.beta1 was 0.9"):
+        run(replace(done, train=replace(done.train, beta1=0.8)))
+    assert (tmp_path / "run" / "config.yaml").read_text() == settings_as_yaml(done)
+    asked = replace(done, sampling=replace(done.sampling, prompt="세종은"))
+    assert run(asked) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["prompt"] == "세종은"
 
 
 def test_a_run_whose_data_is_there_sets_up_nothing_to_encode_with(
