@@ -54,6 +54,11 @@ BENCHMARKS = {
     "startup": Benchmark(("--quick",)),
     "step_profile": Benchmark(("--quick",)),
     "step_profile in bf16": Benchmark(("--quick", "--precision", "bf16"), ("--precision", "bf16"), "step_profile"),
+    "step_profile of 124M in bf16": Benchmark(
+        ("--quick", "--precision", "bf16"),
+        ("--precision", "bf16", "--shape", "124M", "--batch", "2", "--steps", "2"),
+        "step_profile",
+    ),
     "step_forms": Benchmark(("--quick",)),
     "step_forms in bf16": Benchmark(("--quick", "--precision", "bf16"), ("--precision", "bf16"), "step_forms"),
     "overhead": Benchmark(("--layers", "1", "--width", "64", "--steps", "2", "--rounds", "2")),

@@ -3,8 +3,8 @@
     python benchmarks/step_forms.py [--device cuda --precision bf16 --shape 124M --batch 64] [--quick]
 
 Milliseconds, medians of repeated calls after warm-up, all in one process: forward and backward of causal attention of
-one layer by each of torch's kernels, and in fp32 where a processor computes in 16 bits; the loss with its gradients in
-place and as one compiled kernel, by the size of a chunk, and as Liger's fused loss where that package is installed;
+one layer by each of torch's kernels, and in fp32 where a processor computes in 16 bits, there also of samples eight times
+as long; the loss with its gradients in place and as one compiled kernel, by the size of a chunk, and as Liger's fused loss where that package is installed;
 forward and backward of the whole model as it is, with torch's attention in 16 bits, with compiled blocks, and compiled
 as a whole. Forms of the model take turns. The last line is one JSON object.
 """
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -102,6 +102,15 @@ def attention_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repe
     if device.type == "cpu" and dtype != torch.float32:
         joint, gradient = joint.detach().float().requires_grad_(), gradient.float()
         yield Timed("in fp32", milliseconds(both_ways, device, repeats))
+
+
+def attention_of_lengths(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: int) -> Iterator[Timed]:
+    """On a processor also samples eight times as long, as many tokens in all."""
+    yield from attention_forms(shape, device, dtype, repeats)
+    if device.type == "cpu":
+        longer = replace(shape, block=8 * shape.block, batch=max(1, shape.batch // 8))
+        for timed in attention_forms(longer, device, dtype, repeats):
+            yield replace(timed, form=f"{timed.form}, {longer.block:,} tokens")
 
 
 def loss_as_formula(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
@@ -214,7 +223,7 @@ def main() -> None:
         options.device,
         torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         options.precision,
-        list(attention_forms(shape, device, dtype, repeats)),
+        list(attention_of_lengths(shape, device, dtype, repeats)),
         list(loss_forms(shape, device, dtype, repeats)),
         list(model_forms(shape, device, options.precision, repeats)),
     )
