@@ -3,10 +3,10 @@
     python benchmarks/step_forms.py [--device cuda --precision bf16 --shape 124M --batch 64] [--quick]
 
 Milliseconds, medians of repeated calls after warm-up, all in one process: forward and backward of causal attention of
-one layer by each of torch's kernels, and in fp32 where a processor computes in 16 bits, there also of samples eight times
-as long; the loss with its gradients in place and as one compiled kernel, by the size of a chunk, and as Liger's fused loss where that package is installed;
-forward and backward of the whole model as it is, with torch's attention in 16 bits, with compiled blocks, and compiled
-as a whole. Forms of the model take turns. The last line is one JSON object.
+one layer by each of torch's kernels, and in fp32 where a processor computes in 16 bits, there also of samples eight
+times as long; the loss with its gradients in place and as one compiled kernel, by the size of a chunk, and as Liger's
+fused loss where that package is installed; forward and backward of the whole model as it is, with torch's attention in
+16 bits, with compiled blocks, and compiled as a whole. Forms of the model take turns. The last line is one JSON object.
 """
 
 import argparse
