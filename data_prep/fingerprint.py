@@ -152,8 +152,7 @@ def _seen(file: SourceFile) -> tuple[str, float | None]:
     etag = description.get("ETag") or description.get("etag") or ""
     try:
         changed = filesystem.modified(path)
-    # Each store says in its own way that it tells no time.
-    except (NotImplementedError, OSError, KeyError):
+    except (NotImplementedError, OSError, KeyError):  # each store says in its own way that it tells no time
         return f"{description.get('size')} {etag}", None
     return f"{description.get('size')} {changed.isoformat()} {etag}", changed.timestamp()
 

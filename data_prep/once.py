@@ -143,7 +143,7 @@ def try_lock(path: Path) -> Iterator[bool]:
         return
     except PermissionError:
         raise
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # a file system without locks, by what the lock is made of
         log.warning("%s: no lock to be had (%s); correctness does not need it, but work may be done twice", path, error)
         yield True
         return

@@ -15,8 +15,6 @@ from configs.quick_imports import quick_imports
 from configs.table_console import table_console
 from inference.fewshot_results import Point, TaskResult, describe_fit
 
-"""Columns of a table that goes into a file or a pipe, where nothing tells how wide the reader's window is."""
-
 
 def fewshot(argv: Sequence[str]) -> int:
     """Put tasks to a model and print a row a score."""

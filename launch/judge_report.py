@@ -16,7 +16,6 @@ from configs.table_console import table_console
 from data_prep.files import write_whole
 from inference.judge_results import CHANCE, Interval, JudgeResults, WriterResult
 
-"""Columns of a table that goes into a file or a pipe."""
 NEUTRAL = "#808080"
 ACCENT = "#3b82c4"
 

@@ -22,12 +22,11 @@ def processor_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """`transformers`' sdpa of `[batch, heads, length, channels]` vectors, given back in their own type."""
-    if query.dtype == torch.bfloat16 and query.shape[-2] * query.shape[-1] >= LONG:
-        mixed, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-        return mixed, weights
+    is_long = query.shape[-2] * query.shape[-1] >= LONG
+    dtype = torch.bfloat16 if query.dtype == torch.bfloat16 and is_long else torch.float32
     with torch.autocast(query.device.type, enabled=False):
-        wide = (part.float() for part in (query, key, value))
-        mixed, weights = sdpa_attention_forward(module, *wide, attention_mask, **options)
+        vectors = (part.to(dtype) for part in (query, key, value))
+        mixed, weights = sdpa_attention_forward(module, *vectors, attention_mask, **options)
     return mixed.to(query.dtype), weights
 
 

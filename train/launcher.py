@@ -10,6 +10,7 @@ from configs.errors import BadInput
 from configs.schema import BackendName, Precision, Sharding, TrainSettings
 from train.deepspeed_file import DeepSpeedFile, read_deepspeed_file
 from train.size import accumulation_steps
+from train.zero_config import require_whole_matrices
 
 Number = TypeVar("Number", int, float)
 UNSET = ("", "none", "auto", "1", "1.0")
@@ -125,19 +126,6 @@ def check_fits_launch(train: TrainSettings, backend: BackendName, launched: Laun
     if isinstance(train.micro_batch, int):
         accumulation_steps(train.global_batch, train.micro_batch, launched.world_size)
     require_whole_matrices(train, launched.backend or backend)
-
-
-def require_whole_matrices(train: TrainSettings, backend: BackendName) -> None:
-    """See that the optimiser is not Muon where a backend cuts matrices to pieces.
-
-    Raises:
-        BadInput: it is.
-    """
-    if train.optimizer == "muon" and backend in STAGES.values():
-        raise BadInput(
-            f"train.optimizer muon needs whole matrices, which {backend} cuts into flat pieces; use adamw, or "
-            "the backend ddp or fsdp2"
-        )
 
 
 def _number(environment: Mapping[str, str], name: str, kind: type[Number]) -> Number | None:

@@ -17,8 +17,8 @@ from configs.errors import BadInput
 from configs.schema import BackendName, ParallelSettings, Precision, Sharding, TrainSettings
 from train.freed_memory import keep_freed_memory
 from train.hardware import has_fast_bf16
-from train.launcher import LaunchedRanks, launched_ranks, require_whole_matrices
-from train.zero_config import zero_config, zero_stage
+from train.launcher import LaunchedRanks, launched_ranks
+from train.zero_config import require_whole_matrices, zero_config, zero_stage
 
 TRACKERS_FOLDER = "tensorboard"
 LAUNCHER_PREFIXES = ("ACCELERATE_DEEPSPEED_", "ACCELERATE_GRADIENT_", "ACCELERATE_CONFIG_DS_FIELDS")

@@ -12,8 +12,6 @@ from train.plan import Plan
 
 Choice = Callable[[Path], tuple[Checkpoint | None, list[str]]]
 """From the folder of all checkpoints: one of them or none, and what is wrong with those that were passed over."""
-
-
 LEARNT_BY = frozenset(
     f"train.{name}"
     for name in (

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from configs.schema import Precision, Sharding, TrainSettings
+from configs.errors import BadInput
+from configs.schema import BackendName, Precision, TrainSettings
 from train.loss_scale import GROWTH_INTERVAL, INITIAL_SCALE_POWER, MINIMUM_SCALE
 
 STAGE_OF = {"zero1": 1, "zero2": 2, "zero3": 3}
@@ -12,9 +13,22 @@ REDUCE_BUCKET, GATHER_BUCKET = 25_000_000, 100_000_000
 backward pass; weights are gathered when the step is done, with nothing to overlap."""
 
 
-def zero_stage(backend: Sharding) -> int:
+def zero_stage(backend: BackendName) -> int:
     """The ZeRO stage of a backend, 0 for one that is none."""
     return STAGE_OF.get(backend, 0)
+
+
+def require_whole_matrices(train: TrainSettings, backend: BackendName) -> None:
+    """See that the optimiser is not Muon under ZeRO, which cuts matrices into pieces.
+
+    Raises:
+        BadInput: it is.
+    """
+    if train.optimizer == "muon" and zero_stage(backend):
+        raise BadInput(
+            f"train.optimizer muon needs whole matrices, which {backend} cuts into flat pieces; use adamw, or "
+            "the backend ddp or fsdp2"
+        )
 
 
 def zero_config(train: TrainSettings, stage: int, offload: bool, precision: Precision, overlap: bool) -> dict[str, Any]:

@@ -224,7 +224,7 @@ while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; done
 wait "$ranks"
 code=$?
 trap '' USR1 ALRM
-# Its process would be another's by then.
+# By the time it rings, this shell's number may be another process's.
 if [ -n "$timer" ]; then kill "$timer" 2> /dev/null; fi
 
 if [ -e "$logs/failed" ]; then

@@ -29,7 +29,7 @@ def test_what_is_imported_is_never_searched_for_cycles() -> None:
 
 def test_the_search_goes_on_after_an_import_that_fails() -> None:
     with pytest.raises(ModuleNotFoundError), quick_imports():
-        import not_installed_anywhere  # type: ignore[import-not-found]  # noqa: F401
+        import not_installed_anywhere  # type: ignore[import-not-found]  # noqa: F401 - meant to fail
     assert gc.isenabled()
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from configs.command_line import settings_as_yaml
+from configs.command_line import setting_names, settings_as_yaml
 from configs.errors import BadInput
+from configs.finetune_settings import FinetuneSettings
 from configs.schema import RunSettings
 from tests.launching import metrics
 from train.dry_run import dry_run
+from train.resuming import LEARNT_BY
 from train.run import run
 from train.run_folder import prepare_run, record_settings
 
@@ -65,6 +67,10 @@ def test_only_settings_that_train_are_recorded(
     assert config.read_text() == settings_as_yaml(other)
     event = next(line["text"] for line in metrics(tmp_path / "run") if "event" in line)
     assert event.endswith("; train.steps was 2 and is now 4; train.learning_rate was 0.01 and is now 0.005")
+
+
+def test_what_weights_are_learnt_by_are_settings() -> None:
+    assert {*setting_names(RunSettings), *setting_names(FinetuneSettings)} >= LEARNT_BY
 
 
 def test_a_run_that_is_done_takes_no_setting_that_only_training_would_heed(
