@@ -9,7 +9,8 @@ DEMO_RUN := runs/demo
 
 help:
 	@echo "make demo   text -> tokenizer -> shards -> training -> three samples and a report, in $(DEMO_RUN)"
-	@echo "make test   ruff, mypy and the whole test suite"
+	@echo "make test   lint and the test suite"
+	@echo "make lint   ruff, mypy and the direction of imports"
 	@echo "make soak   the long versions of the crash and race tests"
 	@echo "make clean  delete .venv and what tests left behind; runs stay"
 
@@ -19,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,dask,dedup,eval,finetune,judge,serve]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,dask,dedup,eval,finetune,judge,serve,trackers]'
 	@touch $(STAMP)
 
 demo: $(STAMP)
@@ -30,6 +31,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint
 	$(BIN)/python -m pytest -m "not soak" --numprocesses 2 --durations=15
@@ -38,4 +40,4 @@ soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

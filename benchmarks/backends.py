@@ -8,10 +8,9 @@ free, on eight GPUs in 16 bits, a sample at a time.
 
 from dataclasses import dataclass, replace
 
-from configs.command_line import parse_settings
-from configs.schema import RunSettings, Sharding
-from train.memory import activation_bytes, state_bytes
-from train.size import parameter_count
+import malmoi
+from malmoi.configs.train import BackendName
+from malmoi.train.memory import state_size
 
 PRESETS = ("gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt3-2.7b", "gpt3-6.7b", "gpt3-13b")
 GIB_OF_A_GPU = (16, 24, 40, 80)
@@ -24,7 +23,7 @@ class Way:
     """A backend, with or without activation checkpointing."""
 
     name: str
-    sharding: Sharding
+    backend: BackendName
     checkpointing: bool
 
 
@@ -36,16 +35,16 @@ WAYS = (
 )
 
 
-def needed_gib(settings: RunSettings, way: Way, gpus: int) -> float:
-    """Memory of one GPU that training takes, in GiB, at a micro-batch of one."""
-    model, train = settings.model, replace(settings.train, activation_checkpointing=way.checkpointing)
-    vocabulary = settings.tokenizer.vocab_size
-    state = state_bytes(model, vocabulary, train.optimizer, way.sharding, gpus, half=True)
-    return (state + activation_bytes(model, vocabulary, train, 1, half=True, device_type="cuda")) / 2**30
+def needed_gib(settings: malmoi.RunSettings, way: Way, gpus: int) -> float:
+    """Return the memory of one GPU that training takes, in GiB, at a micro-batch of one."""
+    spec, model, vocab_size = malmoi.MODELS["gpt2"], settings.model, settings.tokenizer.vocab_size
+    train = replace(settings.train, activation_checkpointing=way.checkpointing)
+    state = state_size(spec, model, vocab_size, settings.optim.name).bytes_a_device(way.backend, gpus, half=True)
+    return (state + spec.activation_bytes(model, vocab_size, train, 1, True, "cuda")) / 2**30
 
 
-def cell(settings: RunSettings, memory: int) -> str:
-    """The first way that fits on eight GPUs, or the fewest of them, in eights, that do."""
+def cell(settings: malmoi.RunSettings, memory: int) -> str:
+    """Return the first way that fits on eight GPUs, or the fewest of them, in eights, that do."""
     for way in WAYS:
         if needed_gib(settings, way, GPUS) <= USABLE * memory:
             return way.name
@@ -56,14 +55,14 @@ def cell(settings: RunSettings, memory: int) -> str:
 
 
 def table() -> list[str]:
-    """The table in Markdown, a line each."""
+    """Return the table in Markdown, a line each."""
     lines = [
         "| preset | parameters | " + " | ".join(f"{memory} GiB" for memory in GIB_OF_A_GPU) + " |",
         "| --- | --- |" + " --- |" * len(GIB_OF_A_GPU),
     ]
     for preset in PRESETS:
-        settings = parse_settings(RunSettings, ["--config", preset], "benchmarks/backends.py", "")
-        parameters = parameter_count(settings.model, settings.tokenizer.vocab_size)
+        settings = malmoi.load_config(preset)
+        parameters = malmoi.MODELS["gpt2"].num_params(settings.model, settings.tokenizer.vocab_size)
         size = f"{parameters / 1e9:.1f}B" if parameters > 1e9 else f"{parameters / 1e6:.0f}M"
         cells = " | ".join(cell(settings, memory) for memory in GIB_OF_A_GPU)
         lines.append(f"| `{preset}` | {size} | {cells} |")

@@ -1,42 +1,38 @@
-"""How long the loop stands still for a checkpoint: written while it waits, and written while it goes on.
+"""How long training waits for a checkpoint: written while it waits, and written while it continues.
 
-    python benchmarks/checkpoint.py [--layers 12 --width 768 --vocab 50257] [--rounds 3]
+    python benchmarks/checkpoint.py [--shape 124M] [--rounds 3] [--quick]
 
 A GPT-2 with AdamW's moments (124M by default: 1.5 GB) is saved in turn by Malmoi, synchronously and asynchronously,
-and, as peers, by Accelerate's `save_state` and `torch.save`. A stall is the time until the loop may change the
+and, as peers, by Accelerate's `save_state` and `torch.save`. A stall is the time until training may change the
 weights again; figures are medians of the rounds. Nothing is trained meanwhile, so what an asynchronous writer costs the
 steps beside it is not among them. Prints a table and, as the last line, one JSON object with the bytes of each and
-whether the tied embedding is stored once.
+the names under which the tied embedding is stored.
 """
 
-import argparse
-import json
 import os
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import torch
 from accelerate import Accelerator
+from harness import in_turns, median, new_parser, parse_options, print_figures
 from safetensors import safe_open
+from sides.turns import Shape
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from train.checkpoint import MODEL_FILE, Progress
-from train.parameter_tensors import parameter_tensors
-from train.saving import CheckpointWriter, SavePolicy
+from malmoi.configs.outputs import CheckpointSettings
+from malmoi.train.backends.state_dict import state_tensors
+from malmoi.train.checkpoint.async_writer import CheckpointWriter
+from malmoi.train.checkpoint.format import MODEL_FILE
+from malmoi.train.checkpoint.storage import LocalStorage
+from malmoi.train.checkpoint.train_state import TrainState
 
 
 @dataclass(frozen=True)
-class Figures:
+class Saving:
     """One way of saving: medians of the rounds."""
 
     way: str
@@ -47,9 +43,18 @@ class Figures:
     megabytes: float
 
 
-def model_with_moments(layers: int, width: int, vocab: int) -> tuple[GPT2LMHeadModel, torch.optim.Optimizer]:
-    config = GPT2Config(n_layer=layers, n_embd=width, n_head=max(1, width // 64), vocab_size=vocab, n_positions=64)
-    model = GPT2LMHeadModel(config)
+@dataclass(frozen=True)
+class Figures:
+    """What was measured."""
+
+    parameters: int
+    figures: list[Saving]
+    embeddings: list[str]
+
+
+def model_with_moments(shape: Shape) -> tuple[GPT2LMHeadModel, torch.optim.Optimizer]:
+    size = {"n_layer": shape.layers, "n_embd": shape.width, "n_head": shape.heads, "n_positions": shape.block}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=shape.vocab, bos_token_id=0, eos_token_id=0, **size))
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
@@ -58,78 +63,71 @@ def model_with_moments(layers: int, width: int, vocab: int) -> tuple[GPT2LMHeadM
     return model, optimizer
 
 
-def size_of(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def timed_malmoi(writer: CheckpointWriter, step: int, model: Any, optimizer: Any) -> tuple[float, float]:
-    began = time.perf_counter()
-    writer.save(Progress(step, step, 0, 0, "f" * 32, None, None), parameter_tensors(model, optimizer))
-    stall = time.perf_counter() - began
-    writer.wait()
-    assert not writer.problems, writer.problems
-    return stall, time.perf_counter() - began
-
-
-def timed(save: Callable[[], object]) -> tuple[float, float]:
+def timed(save: Callable[[], object], wait: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds that training waits, and those until the checkpoint is on disk."""
     began = time.perf_counter()
     save()
     stall = time.perf_counter() - began
-    os.sync()
+    wait()
     return stall, time.perf_counter() - began
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--vocab", type=int, default=50257)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = new_parser(__doc__, "124M", rounds=3)
     parser.add_argument("--folder", type=Path, help="where to write; none: the system's folder for temporary files")
-    options = parser.parse_args()
-    model, optimizer = model_with_moments(options.layers, options.width, options.vocab)
+    options = parse_options(parser)
+    model, optimizer = model_with_moments(options.shape)
     accelerator = Accelerator(cpu=True)
     prepared = accelerator.prepare(model, optimizer)
-    taken: dict[str, list[tuple[float, float]]] = {}
-    sizes: dict[str, int] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as work:
-        folder = Path(work)
-        writers = {
-            name: CheckpointWriter(SavePolicy(folder / name, 1, 0, asynchronous=name == "malmoi asynchronous"))
-            for name in ("malmoi synchronous", "malmoi asynchronous")
-        }
-        for step in range(1, options.rounds + 2):  # the first round warms up: it allocates the copies
-            for name, writer in writers.items():
-                taken.setdefault(name, []).append(timed_malmoi(writer, step, model, optimizer))
-                sizes[name] = size_of(folder / name)
-            taken.setdefault("accelerate save_state", []).append(
-                timed(lambda: accelerator.save_state(str(folder / "accelerate")))
-            )
+        names = ("malmoi synchronous", "malmoi asynchronous", "accelerate save_state", "torch.save")
+        folders = {name: Path(work) / name for name in names}
+        folders["torch.save"].mkdir()
+
+        def malmoi_way(name: str) -> Callable[[], tuple[float, float]]:
+            settings = CheckpointSettings(keep_last=1, async_save=name == "malmoi asynchronous")
+            writer = CheckpointWriter(LocalStorage(str(folders[name])), settings)
+
+            def save() -> tuple[float, float]:
+                step = (writer.saved_step or 0) + 1
+                state = TrainState(step, step, 0, 0, "f" * 32, None, None)
+                seconds = timed(lambda: writer.save(state, state_tensors(model, optimizer)), writer.wait)
+                assert not writer.problems, writer.problems
+                return seconds
+
+            return save
+
+        def torch_way() -> None:
             state = {"model": prepared[0].state_dict(), "optimizer": prepared[1].state_dict()}
-            taken.setdefault("torch.save", []).append(timed(lambda state=state: torch.save(state, folder / "torch.pt")))
-            sizes["accelerate save_state"] = size_of(folder / "accelerate")
-            sizes["torch.save"] = (folder / "torch.pt").stat().st_size
-        newest = next((folder / "malmoi asynchronous").glob("step-*"))
+            torch.save(state, folders["torch.save"] / "state.pt")
+
+        accelerate_folder = str(folders["accelerate save_state"])
+        ways = {
+            **{name: malmoi_way(name) for name in names[:2]},
+            "accelerate save_state": lambda: timed(lambda: accelerator.save_state(accelerate_folder), os.sync),
+            "torch.save": lambda: timed(torch_way, os.sync),
+        }
+        seconds = in_turns(ways, options.rounds)  # the first round allocates the copies
+        sizes = {
+            name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            for name, folder in folders.items()
+        }
+        newest = next(folders["malmoi asynchronous"].glob("step-*"))
         with safe_open(newest / MODEL_FILE, framework="pt") as file:
-            names = file.keys()  # safe_open's file is no mapping: it cannot be iterated over
-            embeddings = [name for name in names if name in ("transformer.wte.weight", "lm_head.weight")]
-    medians = {
-        name: tuple(statistics.median(values) for values in zip(*rounds[1:], strict=True))
-        for name, rounds in taken.items()
-    }
-    base = medians["malmoi synchronous"][0]
+            stored = set(file.keys())
+    stalls = {name: median([stall for stall, _ in taken]) for name, taken in seconds.items()}
     figures = [
-        Figures(name, round(stall, 3), round(whole, 3), round(stall / base, 3), round(sizes[name] / 1e6, 1))
-        for name, (stall, whole) in medians.items()
-    ]
-    print(f"{'way':<24}{'stall s':>9}{'on disk s':>11}{'of synchronous':>16}{'MB':>9}")
-    for f in figures:
-        print(
-            f"{f.way:<24}{f.stall_seconds:>9.3f}{f.seconds_until_on_disk:>11.3f}{f.share_of_synchronous:>15.1%}"
-            f"{f.megabytes:>10.1f}"
+        Saving(
+            name,
+            stalls[name],
+            median([on_disk for _, on_disk in taken]),
+            round(stalls[name] / stalls["malmoi synchronous"], 3),
+            round(sizes[name] / 1e6, 1),
         )
+        for name, taken in seconds.items()
+    ]
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(json.dumps({"parameters": parameters, "figures": [asdict(f) for f in figures], "embeddings": embeddings}))
+    print_figures(Figures(parameters, figures, sorted(stored & {"transformer.wte.weight", "lm_head.weight"})))
 
 
 if __name__ == "__main__":

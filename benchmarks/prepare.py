@@ -1,21 +1,20 @@
-"""How fast raw text becomes shards on disk: `malmoi prepare` against what the field uses.
+"""How fast raw text becomes shards on disk: `malmoi.prepare` against what the field uses.
 
-    python benchmarks/prepare.py --corpus F.jsonl.gz... [--tokenizer DIR] [--megabytes 50] [--rounds 1] [--repeat 1000]
+    python benchmarks/prepare.py [--corpus F.jsonl.gz...] [--tokenizer DIR] [--megabytes 50] [--rounds 1] [--repeat 200]
 
-Every way reads the same JSON lines, normalises, encodes with the same tokenizer and writes tokens to disk, on all
+Every way reads the same JSON lines, normalizes, encodes with the same tokenizer and writes tokens to disk, on all
 cores that this process may use, each in a process of its own that is timed from its start to its end. `MB/s` is
 text over that time. A way's `steady` speed is what more text costs: the text that a larger input has more, over the
 time that it takes longer, so that starting Python and loading libraries does not count, which takes every way one to
-five seconds; `start` is the time left for it. The larger input is the whole text, the smaller a fifth of it; for
-Malmoi, whose start is most of its time there, the text eight times over and the whole. `malmoi is` compares steady
+five seconds; `start` is the time left for it. The larger input is the complete text, the smaller a fifth of it; for
+Malmoi, whose start is most of its time there, the text eight times over and the text. `times slower` compares steady
 speeds. The ways take turns within a round; a figure is the median of the rounds. Malmoi runs on a single core too,
 for its scaling, and, with --repeat, on the text repeated up to so many MB, for its memory. Memory is the peak of all
 the processes' proportional set sizes together. Ways that need a package which is not installed are left out, and
-said to be. --fill makes a short text long enough to be timed; that helps every way that remembers words. Prints a table
+listed. --fill makes a short text long enough to be timed; that helps every way that remembers words. Prints tables
 and, as the last line, one JSON object.
 """
 
-import argparse
 import gzip
 import json
 import os
@@ -25,20 +24,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psutil
+from harness import DEMO_TEXT, in_turns, new_parser, parse_options, print_figures, train_tokenizer
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+import malmoi
+
 BLOCK_SIZE = 1024
 
 
 @dataclass(frozen=True)
-class Figures:
+class Speed:
     """One way on one corpus: medians of the rounds."""
 
     way: str
@@ -52,6 +53,25 @@ class Figures:
     peak_mebibytes: float
     times_slower: float
     """Malmoi's steady speed on all cores, divided by this one's."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Malmoi on a text many times over."""
+
+    corpus: str
+    megabytes: float
+    seconds: float
+    peak_mebibytes: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured."""
+
+    figures: list[Speed]
+    memory: list[Memory]
+    left_out: list[str]
 
 
 @dataclass(frozen=True)
@@ -77,19 +97,6 @@ class Pair:
         more = self.texts[1].megabytes - self.texts[0].megabytes
         return more / max(1e-3, self.seconds[1] - self.seconds[0])
 
-    def seconds_of(self, text: Text) -> float:
-        return self.seconds[self.texts.index(text)]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Malmoi on a text many times over."""
-
-    corpus: str
-    megabytes: float
-    seconds: float
-    peak_mebibytes: float
-
 
 def texts_of(file: Path) -> Iterator[str]:
     with file.open(encoding="utf-8") as lines:
@@ -97,11 +104,9 @@ def texts_of(file: Path) -> Iterator[str]:
             yield json.loads(line)["text"]
 
 
-def malmoi(file: Path, tokenizer: Path, out: Path, cores: int) -> None:
-    from configs.schema import CorpusSettings, DataSettings
-    from data_prep.build import prepare_shards
-
-    prepare_shards(CorpusSettings(input=(str(file),)), DataSettings(workers=cores), tokenizer, out)
+def malmoi_way(file: Path, tokenizer: Path, out: Path, cores: int) -> None:
+    settings = {"run": out, "corpus": {"input": [str(file)]}, "tokenizer": {"path": tokenizer}}
+    malmoi.prepare(malmoi.load_config(None, settings, data={"workers": cores}))
 
 
 def load(tokenizer: Path) -> Any:
@@ -161,8 +166,8 @@ def datatrove(file: Path, tokenizer: Path, out: Path, cores: int) -> None:
 
     parts = out / "parts"
     parts.mkdir()
-    streams = [(parts / f"{number}.jsonl").open("w") for number in range(cores)]
-    for number, line in enumerate(file.open()):
+    streams = [(parts / f"{number}.jsonl").open("w", encoding="utf-8") for number in range(cores)]
+    for number, line in enumerate(file.open(encoding="utf-8")):
         streams[number % cores].write(line)
     for stream in streams:
         stream.close()
@@ -185,16 +190,17 @@ def tutorial(file: Path, tokenizer: Path, out: Path, cores: int) -> None:
 
 
 WAYS: dict[str, tuple[Callable[[Path, Path, Path, int], None], str]] = {
-    "malmoi": (malmoi, "numpy"),
+    "malmoi": (malmoi_way, "numpy"),
     "encode_batch_fast": (encode_batch_fast, "tokenizers"),
     "run_clm": (run_clm, "datasets"),
     "datatrove": (datatrove, "datatrove"),
     "tutorial": (tutorial, "tokenizers"),
 }
+"""Each with the package that it needs."""
 
 
 def memory_of(process: psutil.Process) -> int:
-    """Bytes that a process and its children hold, shared pages shared out."""
+    """Return the bytes that a process and its children hold, shared pages shared out."""
     total = 0
     for member in [process, *process.children(recursive=True)]:
         try:
@@ -205,12 +211,12 @@ def memory_of(process: psutil.Process) -> int:
 
 
 def timed(way: str, file: Path, tokenizer: Path, cores: int) -> tuple[float, int]:
-    """Seconds from start to end of a process that goes this way, and its peak memory in bytes."""
+    """Return the seconds from start to end of a process that goes this way, and its peak memory in bytes."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, __file__, "--way", way, str(file), str(tokenizer), out, str(cores)]
         # A single core is one for all the processes of a way, the one that reads and writes too.
         affinity = sorted(os.sched_getaffinity(0))[:cores]
-        begun = time.perf_counter()
+        began = time.perf_counter()
         started = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
@@ -227,11 +233,17 @@ def timed(way: str, file: Path, tokenizer: Path, cores: int) -> tuple[float, int
         _, log = started.communicate()
         if started.returncode:
             sys.exit(f"{way} failed:\n{log.decode()[-2000:]}")
-        return time.perf_counter() - begun, peak
+        return time.perf_counter() - began, peak
+
+
+def timed_pair(way: str, texts: tuple[Text, Text], tokenizer: Path, cores: int) -> Pair:
+    """Run a way on both texts."""
+    (smaller, peak), (larger, peak_of_larger) = (timed(way, text.file, tokenizer, cores) for text in texts)
+    return Pair(texts, (smaller, larger), max(peak, peak_of_larger))
 
 
 def sample(corpus: Path, folder: Path, megabytes: float, repeat_to: float) -> Text:
-    """JSON lines of the first so many MB of a corpus's text, repeated up to `repeat_to` MB; and how many they are."""
+    """Return JSON lines of the first so many MB of a corpus's text, repeated up to `repeat_to` MB."""
     opened = (gzip.open if corpus.suffix == ".gz" else open)(corpus, "rt", encoding="utf-8")
     lines, held = [], 0
     with opened as stream:
@@ -248,98 +260,68 @@ def sample(corpus: Path, folder: Path, megabytes: float, repeat_to: float) -> Te
     return Text(file, times * held / 1e6)
 
 
+def speeds(corpus: str, text: Text, pairs: dict[tuple[str, int], list[Pair]], cores: int) -> Iterator[Speed]:
+    """Yield the medians of each way's rounds."""
+    steady = {way: statistics.median(pair.steady for pair in taken) for way, taken in pairs.items()}
+    for (way, used), taken in pairs.items():
+        seconds = statistics.median(pair.seconds[pair.texts.index(text)] for pair in taken)
+        yield Speed(
+            way,
+            corpus,
+            used,
+            round(text.megabytes, 1),
+            round(text.megabytes / seconds, 2),
+            round(steady[way, used], 2),
+            round(seconds - text.megabytes / steady[way, used], 2),
+            round(statistics.median(pair.peak for pair in taken) / 2**20, 1),
+            round(steady["malmoi", cores] / steady[way, used], 2),
+        )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", nargs="+", type=Path, required=True)
+    parser = new_parser(__doc__, rounds=1)
+    parser.add_argument("--corpus", nargs="+", type=Path, default=sorted(DEMO_TEXT.glob("*.jsonl.gz")))
     parser.add_argument("--tokenizer", type=Path, help="folder; none: one of 10,000 tokens is trained on the corpora")
     parser.add_argument("--megabytes", type=float, default=50, help="most text of each corpus")
     parser.add_argument("--fill", type=float, default=0, help="MB to which a shorter text is repeated, for every way")
-    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--repeat", type=float, default=0, help="MB to which the text is repeated, for memory")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    options = parser.parse_args()
+    options = parse_options(parser)
+    if options.quick:
+        options.megabytes, options.rounds = 1, 1
     cores = len(os.sched_getaffinity(0))
-    figures: list[Figures] = []
+    missing = [way for way in options.ways if find_spec(WAYS[way][1]) is None]
+    ways = [(way, cores) for way in options.ways if way not in missing] + [("malmoi", 1)]
+    figures: list[Speed] = []
     memory: list[Memory] = []
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        tokenizer = options.tokenizer or trained(options.corpus, folder / "tokenizer")
-        from importlib.util import find_spec
-
-        missing = [way for way in options.ways if find_spec(WAYS[way][1]) is None]
-        ways = [(way, cores) for way in options.ways if way not in missing] + [("malmoi", 1)]
+        tokenizer = options.tokenizer or train_tokenizer(options.corpus, folder)
         for corpus in options.corpus:
-            whole = sample(corpus, folder, options.megabytes, options.fill)
-            part = options.megabytes if options.fill else whole.megabytes / 5
-            small = sample(corpus, folder, part, whole.megabytes / 5)
-            large = sample(corpus, folder, options.megabytes, 8 * whole.megabytes)
-            runs: dict[tuple[str, int], list[Pair]] = {way: [] for way in ways}
+            name = corpus.name.split(".")[0]
+            text = sample(corpus, folder, options.megabytes, options.fill)
+            part = options.megabytes if options.fill else text.megabytes / 5
+            small = sample(corpus, folder, part, text.megabytes / 5)
+            large = sample(corpus, folder, options.megabytes, 8 * text.megabytes)
             timed("malmoi", small.file, tokenizer, cores)  # machine code is compiled once an installation
-            for _ in range(options.rounds):
-                for way, used in ways:
-                    pair = (whole, large) if way == "malmoi" else (small, whole)
-                    taken = [timed(way, text.file, tokenizer, used) for text in pair]
-                    runs[way, used].append(Pair(pair, (taken[0][0], taken[1][0]), max(peak for _, peak in taken)))
-            figures += figures_of(corpus.name.split(".")[0], whole, runs, cores)
-            for text in (small, large):
-                text.file.unlink()
+            pairs = in_turns({way: turn_of(way, (small, text, large), tokenizer) for way in ways}, options.rounds, 0)
+            figures += speeds(name, text, pairs, cores)
+            for each in (small, large):
+                each.file.unlink()
             if options.repeat:
                 big = sample(corpus, folder, options.megabytes, options.repeat)
                 seconds, peak = timed("malmoi", big.file, tokenizer, cores)
-                memory.append(
-                    Memory(
-                        corpus.name.split(".")[0], round(big.megabytes, 1), round(seconds, 1), round(peak / 2**20, 1)
-                    )
-                )
+                memory.append(Memory(name, round(big.megabytes, 1), round(seconds, 1), round(peak / 2**20, 1)))
                 big.file.unlink()
-    show(figures, memory)
-    result = {"figures": [asdict(figure) for figure in figures], "memory": [asdict(m) for m in memory]}
-    print(json.dumps({**result, "left_out": missing}))
+    print_figures(Figures(figures, memory, missing))
 
 
-def trained(corpora: list[Path], folder: Path) -> Path:
-    from configs.schema import CorpusSettings, TokenizerSettings
-    from data_prep.build import prepare_tokenizer
-
-    corpus = CorpusSettings(input=tuple(map(str, corpora)))
-    return prepare_tokenizer(corpus, TokenizerSettings(vocab_size=10_000, sample_bytes=20_000_000), folder, False)
-
-
-def figures_of(corpus: str, whole: Text, runs: dict[tuple[str, int], list[Pair]], cores: int) -> list[Figures]:
-    steady = {way: statistics.median(pair.steady for pair in pairs) for way, pairs in runs.items()}
-    figures = []
-    for (way, used), pairs in runs.items():
-        seconds = statistics.median(pair.seconds_of(whole) for pair in pairs)
-        figures.append(
-            Figures(
-                way,
-                corpus,
-                used,
-                round(whole.megabytes, 1),
-                round(whole.megabytes / seconds, 2),
-                round(steady[way, used], 2),
-                round(seconds - whole.megabytes / steady[way, used], 2),
-                round(statistics.median(pair.peak for pair in pairs) / 2**20, 1),
-                round(steady["malmoi", cores] / steady[way, used], 2),
-            )
-        )
-    return figures
-
-
-def show(figures: list[Figures], memory: list[Memory]) -> None:
-    print(
-        f"{'way':<20}{'corpus':<14}{'cores':>6}{'MB':>7}{'MB/s':>8}{'steady':>8}{'start s':>9}{'peak MiB':>10}"
-        f"{'malmoi is':>11}"
-    )
-    for f in figures:
-        print(
-            f"{f.way:<20}{f.corpus:<14}{f.cores:>6}{f.megabytes:>7.1f}{f.megabytes_a_second:>8.2f}"
-            f"{f.steady_megabytes_a_second:>8.2f}{f.start_seconds:>9.2f}{f.peak_mebibytes:>10.0f}{f.times_slower:>10.1f}x"
-        )
-    for m in memory:
-        print(
-            f"malmoi, {m.corpus} repeated to {m.megabytes:.0f} MB: {m.seconds:.1f} s, peak {m.peak_mebibytes:.0f} MiB"
-        )
+def turn_of(way: tuple[str, int], texts: Sequence[Text], tokenizer: Path) -> Callable[[], Pair]:
+    """Return what runs a way, with a number of cores, on two of three texts."""
+    name, cores = way
+    small, text, large = texts
+    pair = (text, large) if name == "malmoi" else (small, text)
+    return lambda: timed_pair(name, pair, tokenizer, cores)
 
 
 if __name__ == "__main__":

@@ -58,31 +58,31 @@ class Cluster:
 
 
 def gather_seconds(size: float, ranks: int, link: Link) -> float:
-    """All-gather or reduce-scatter of `size` bytes in all, around a ring: (n - 1) messages of size / n."""
+    """Time an all-gather or reduce-scatter of `size` bytes in all, around a ring: (n - 1) messages of size / n."""
     if ranks < 2:
         return 0.0
     return (ranks - 1) * (size / ranks / link.bytes_a_second + link.latency)
 
 
 def ring_seconds(size: float, ranks: int, link: Link) -> float:
-    """All-reduce around a ring: a reduce-scatter and an all-gather."""
+    """Time an all-reduce around a ring: a reduce-scatter and an all-gather."""
     return 2 * gather_seconds(size, ranks, link)
 
 
 def tree_seconds(size: float, ranks: int, link: Link) -> float:
-    """All-reduce up and down a pipelined double binary tree: all bytes twice, and two messages a level."""
+    """Time an all-reduce up and down a pipelined double binary tree: all bytes twice, and two messages a level."""
     if ranks < 2:
         return 0.0
     return 2 * size / link.bytes_a_second + 2 * math.ceil(math.log2(ranks)) * link.latency
 
 
 def reached(link: Link, share: float) -> Link:
-    """`link` at the share of its bandwidth that is reached."""
+    """Return `link` at the share of its bandwidth that is reached."""
     return Link(link.bytes_a_second * share, link.latency)
 
 
 def all_reduce_seconds(size: float, cluster: Cluster) -> float:
-    """Reduce-scatter in the nodes, all-reduce of each GPU's part between them by the faster way, all-gather."""
+    """Time a reduce-scatter in the nodes, the faster all-reduce of each GPU's part between them, and an all-gather."""
     inside, between = reached(cluster.inside, cluster.share), reached(cluster.between, cluster.share)
     part = size / cluster.in_a_node
     outer = min(ring_seconds(part, cluster.nodes, between), tree_seconds(part, cluster.nodes, between))
@@ -90,7 +90,7 @@ def all_reduce_seconds(size: float, cluster: Cluster) -> float:
 
 
 def shard_seconds(size: float, cluster: Cluster) -> float:
-    """All-gather, or reduce-scatter, of `size` bytes over all GPUs: between the nodes, then in them."""
+    """Time an all-gather, or reduce-scatter, of `size` bytes over all GPUs: between the nodes, then in them."""
     inside, between = reached(cluster.inside, cluster.share), reached(cluster.between, cluster.share)
     part = size / cluster.in_a_node
     return gather_seconds(part, cluster.nodes, between) + gather_seconds(size, cluster.in_a_node, inside)
@@ -106,8 +106,8 @@ class Unit:
 
 
 def gpt2_units(layers: int, width: int, vocab_size: int, block_size: int) -> list[Unit]:
-    """The output matrix's time first, the blocks, and last the embedding, whose gradient is then whole: it is the
-    output matrix too."""
+    """Return the output matrix's time, the blocks, and last the embedding, whose gradient is complete only then: it is
+    the output matrix too."""
     block = 12 * width * width + 13 * width
     head = vocab_size * width
     work = head + layers * (block + 2 * width * block_size)
@@ -116,7 +116,7 @@ def gpt2_units(layers: int, width: int, vocab_size: int, block_size: int) -> lis
 
 
 def buckets(units: Sequence[Unit], most_bytes: float) -> list[Unit]:
-    """Units joined until a bucket holds `most_bytes` of fp32 gradients or more."""
+    """Join units until a bucket holds `most_bytes` of fp32 gradients or more."""
     joined: list[Unit] = []
     parameters, share = 0, 0.0
     for unit in units:
@@ -128,7 +128,7 @@ def buckets(units: Sequence[Unit], most_bytes: float) -> list[Unit]:
 
 
 def left_over(ready: Sequence[float], seconds: Sequence[float], end: float) -> float:
-    """Seconds after `end` until all is sent, one piece after another, each from when it is `ready`."""
+    """Return the seconds after `end` until all is sent, one piece after another, each from when it is `ready`."""
     sent = 0.0
     for at, takes in zip(ready, seconds, strict=True):
         sent = max(sent, at) + takes
@@ -137,7 +137,7 @@ def left_over(ready: Sequence[float], seconds: Sequence[float], end: float) -> f
 
 @dataclass(frozen=True)
 class Job:
-    """What one GPU does between two updates."""
+    """What one GPU does in an optimizer step."""
 
     units: tuple[Unit, ...]
     forward: float
@@ -158,7 +158,7 @@ class Job:
 
 
 def reduced_after_backward(job: Job, seconds_of: Sequence[float], pieces: Sequence[Unit]) -> float:
-    """What of the exchange of `pieces` outlasts the backward pass."""
+    """Return what of the exchange of `pieces` outlasts the backward pass."""
     if not job.overlap:
         return sum(seconds_of)
     ready, done = [], 0.0
@@ -169,7 +169,7 @@ def reduced_after_backward(job: Job, seconds_of: Sequence[float], pieces: Sequen
 
 
 def gathered_too_late(job: Job, units: Sequence[Unit], seconds_of: Sequence[float], computing: float) -> float:
-    """What of gathering `units` one ahead is waited for: the first, and of each other what outlasts the one before."""
+    """Return the wait for gathering `units` one ahead: the first, and of each other what outlasts the one before."""
     if not job.overlap:
         return sum(seconds_of)
     waits = seconds_of[0]
@@ -179,7 +179,7 @@ def gathered_too_late(job: Job, units: Sequence[Unit], seconds_of: Sequence[floa
 
 
 def waiting_seconds(job: Job, cluster: Cluster, backend: BackendName) -> float:
-    """Seconds of an update in which a GPU only waits for links."""
+    """Return the seconds of an optimizer step in which a GPU only waits for links."""
     units = job.units
     if backend == "ddp":
         pieces = buckets(units, job.bucket_bytes)
@@ -204,7 +204,7 @@ def waiting_seconds(job: Job, cluster: Cluster, backend: BackendName) -> float:
 
 
 def sent_bytes(job: Job, ranks: int, backend: BackendName) -> float:
-    """Bytes that a GPU sends in an update."""
+    """Return the bytes that a GPU sends in an optimizer step."""
     once = (ranks - 1) / ranks * job.parameters
     micro_batches = job.micro_batches
     return (
@@ -220,12 +220,12 @@ def sent_bytes(job: Job, ranks: int, backend: BackendName) -> float:
 
 
 def efficiency(job: Job, cluster: Cluster, backend: BackendName) -> float:
-    """Speed of all GPUs over that of one times their number, each computing the same."""
+    """Return the speed of all GPUs over that of one times their number, each computing the same."""
     return job.computing / (job.computing + waiting_seconds(job, cluster, backend))
 
 
 def fitted_link(sizes: tuple[float, float], seconds: tuple[float, float], ranks: int) -> Link:
-    """The link with which `ring_seconds` of two sizes are what was measured."""
+    """Return the link with which `ring_seconds` of two sizes are what was measured."""
     slope = (seconds[1] - seconds[0]) / (sizes[1] - sizes[0])
     bandwidth = 2 * (ranks - 1) / ranks / slope
     latency = seconds[0] / (2 * (ranks - 1)) - sizes[0] / ranks / bandwidth

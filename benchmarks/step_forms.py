@@ -5,37 +5,38 @@
 Milliseconds, medians of repeated calls after warm-up, all in one process: forward and backward of causal attention of
 one layer by each of torch's kernels, and in fp32 where a processor computes in 16 bits, there also of samples eight
 times as long; the loss with its gradients in place and as one compiled kernel, by the size of a chunk, and as Liger's
-fused loss where that package is installed; forward and backward of the whole model as it is, with torch's attention in
+fused loss where that package is installed; forward and backward of the model as it is, with torch's attention in
 16 bits, with compiled blocks, and compiled as a whole. Forms of the model take turns. The last line is one JSON object.
 """
 
-import argparse
-import json
-import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
-
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch
-from sides.data import Shape, add_shape_options, asked_shape, set_threads
+from harness import in_turns, median, new_parser, parse_options, print_figures, seconds_of
+from sides.turns import Shape
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from configs.schema import ModelSettings, Precision, TrainSettings
-from train import chunked_loss
-from train.chunked_loss import ChunkedNats, LossOfChunk, loss_in_place, loss_of_device
-from train.documents import NOT_COUNTED
-from train.kernels import configured
-from train.model import SpecialTokenIds, TrainedGPT2, context_vectors, new_model
-from train.size import padded_vocabulary
+from malmoi.configs.model import ModelSettings
+from malmoi.configs.run import RunSettings
+from malmoi.configs.train import Precision, TrainSettings
+from malmoi.train.models import MODELS, SpecialTokenIds, cross_entropy
+from malmoi.train.models.compute import configure_compute
+from malmoi.train.models.cross_entropy import (
+    IGNORE_INDEX,
+    ChunkedLossSum,
+    ChunkLoss,
+    chunk_loss_in_place,
+    fastest_chunk_loss,
+)
+from malmoi.train.models.gpt2 import TrainingGPT2, hidden_states
+from malmoi.train.models.spec import padded_vocabulary
+from malmoi.train.pretrain_run import initial_model
 
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -44,7 +45,7 @@ KERNELS = {
 }
 CHUNKS = {"cuda": (2**25, 2**26, 2**27, 2**28), "cpu": (2**20, 2**22, 2**24)}
 """Logits of a chunk."""
-REPEATS = 10
+TORCH_ATTENTION = "torch's attention in 16 bits"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a run of this script saw."""
+    """What was measured."""
 
     shape: dict[str, int]
     device: str
@@ -68,25 +69,15 @@ class Figures:
     model: list[Timed]
 
 
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def milliseconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    for _ in range(2):
-        work()
-    return round(1e3 * statistics.median(seconds_of(work, device) for _ in range(repeats)), 3)
+def timed(forms: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> list[Timed]:
+    """Have all forms take turns."""
+    ways = {form: partial(seconds_of, work, device.type) for form, work in forms.items()}
+    seconds = in_turns(ways, repeats, warm_up=2)
+    return [Timed(form, round(1e3 * median(taken, 9), 3)) for form, taken in seconds.items()]
 
 
 def attention_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: int) -> Iterator[Timed]:
-    heads = max(1, shape.width // 64)
-    size = (shape.batch, shape.block, heads, shape.width // heads)
+    size = (shape.batch, shape.block, shape.heads, shape.width // shape.heads)
     joint = torch.randn(shape.batch, shape.block, 3 * shape.width, device=device, dtype=dtype, requires_grad=True)
     gradient = torch.randn(size, device=device, dtype=dtype).transpose(1, 2)
 
@@ -98,29 +89,29 @@ def attention_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repe
     named = {"as torch chooses": None, **(KERNELS if device.type == "cuda" else {})}
     for name, kernel in named.items():
         with nullcontext() if kernel is None else sdpa_kernel(kernel):
-            yield Timed(name, milliseconds(both_ways, device, repeats))
+            yield from timed({name: both_ways}, device, repeats)
     if device.type == "cpu" and dtype != torch.float32:
         joint, gradient = joint.detach().float().requires_grad_(), gradient.float()
-        yield Timed("in fp32", milliseconds(both_ways, device, repeats))
+        yield from timed({"in fp32": both_ways}, device, repeats)
 
 
 def attention_of_lengths(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: int) -> Iterator[Timed]:
-    """On a processor also samples eight times as long, as many tokens in all."""
+    """Yield, on a processor, also samples eight times as long, as many tokens in all."""
     yield from attention_forms(shape, device, dtype, repeats)
     if device.type == "cpu":
         longer = replace(shape, block=8 * shape.block, batch=max(1, shape.batch // 8))
-        for timed in attention_forms(longer, device, dtype, repeats):
-            yield replace(timed, form=f"{timed.form}, {longer.block:,} tokens")
+        for each in attention_forms(longer, device, dtype, repeats):
+            yield replace(each, form=f"{each.form}, {longer.block:,} tokens")
 
 
 def loss_as_formula(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """`LossOfChunk` as a formula, for `torch.compile` to make a kernel of that reads logits and writes gradients."""
-    counted = targets != NOT_COUNTED
+    """Compute a `ChunkLoss` for `torch.compile` to make a kernel of that reads logits and writes gradients."""
+    has_target = targets != IGNORE_INDEX
     columns = torch.arange(logits.shape[1], device=logits.device)
     logprobs = torch.log_softmax(logits.float().masked_fill(columns >= vocab_size, -torch.inf), 1)
-    is_answer = columns == targets
-    nats = -logprobs.where(is_answer, 0).sum()
-    return nats, ((logprobs.exp() - is_answer.float()) * counted).to(logits.dtype)
+    is_target = columns == targets
+    loss_sum = -logprobs.where(is_target, 0).sum()
+    return loss_sum, ((logprobs.exp() - is_target.float()) * has_target).to(logits.dtype)
 
 
 def loss_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: int) -> Iterator[Timed]:
@@ -128,21 +119,20 @@ def loss_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: 
     hidden = torch.randn(positions, shape.width, device=device, requires_grad=True)
     matrix = (0.02 * torch.randn(padded_vocabulary(shape.vocab), shape.width, device=device)).requires_grad_()
     targets = torch.randint(0, shape.vocab, (positions,), device=device)
-    compiled = torch.compile(loss_as_formula)
 
-    def both_ways(form: LossOfChunk) -> None:
-        nats = ChunkedNats.apply(hidden, matrix, targets, shape.vocab, dtype, True, form)
-        torch.autograd.grad(nats, (hidden, matrix))
+    def both_ways(form: ChunkLoss) -> None:
+        loss_sum = ChunkedLossSum.apply(hidden, matrix, targets, shape.vocab, dtype, True, form)
+        torch.autograd.grad(loss_sum, (hidden, matrix))
 
-    by_setting = chunked_loss.loss_positions
+    forms: dict[str, ChunkLoss] = {"in place": chunk_loss_in_place, "compiled": torch.compile(loss_as_formula)}
+    if device.type == "cuda":
+        forms["a kernel"] = fastest_chunk_loss
+    own_chunks = cross_entropy.chunk_positions
     for logits in CHUNKS[device.type]:
-        chunked_loss.loss_positions = lambda vocab, kind, most=logits: max(64, most // vocab // 64 * 64)
-        for name, form in (("in place", loss_in_place), ("compiled", compiled), ("a kernel", loss_of_device)):
-            if name == "a kernel" and device.type == "cpu":
-                continue
-            took = milliseconds(lambda form=form: both_ways(form), device, repeats)
-            yield Timed(f"{name}, {logits:,} logits a chunk", took)
-    chunked_loss.loss_positions = by_setting
+        cross_entropy.chunk_positions = lambda vocab, kind, most=logits: max(64, most // vocab // 64 * 64)
+        for name, form in forms.items():
+            yield from timed({f"{name}, {logits:,} logits a chunk": partial(both_ways, form)}, device, repeats)
+    cross_entropy.chunk_positions = own_chunks
     if device.type == "cuda" and find_spec("liger_kernel") is not None:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
@@ -152,85 +142,61 @@ def loss_forms(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: 
         def its_way() -> None:
             torch.autograd.grad(liger(matrix.to(dtype), vectors, targets), (vectors, matrix))
 
-        yield Timed("Liger's", milliseconds(its_way, device, repeats))
+        yield from timed({"Liger's": its_way}, device, repeats)
 
 
 class CompiledWhole(nn.Module):
     """All but the loss as one graph."""
 
-    def __init__(self, model: TrainedGPT2, precision: Precision) -> None:
+    def __init__(self, model: TrainingGPT2) -> None:
         super().__init__()
-        self.model = configured(model, TrainSettings(compile=False), precision, False)
-        self.vectors = torch.compile(context_vectors)
+        self.model, self.hidden = model, torch.compile(hidden_states)
 
     def forward(self, input_ids: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
-        nats: Tensor = self.model.lm_head(self.vectors(self.model.transformer, input_ids), targets, vocab_size)
-        return nats
+        loss_sum: Tensor = self.model.lm_head(self.hidden(self.model.transformer, input_ids), targets, vocab_size)
+        return loss_sum
 
 
-def with_torch_attention(model: TrainedGPT2, precision: Precision) -> nn.Module:
-    configured(model, TrainSettings(compile=False), precision, False).set_attn_implementation("sdpa")
-    return model
-
-
-FORMS: dict[str, Callable[[TrainedGPT2, Precision], nn.Module]] = {
-    "as it is": lambda model, precision: configured(model, TrainSettings(compile=False), precision, False),
-    "torch's attention in 16 bits": with_torch_attention,
-    "blocks compiled": lambda model, precision: configured(model, TrainSettings(compile=True), precision, False),
-    "compiled as a whole": CompiledWhole,
-}
-
-
-def model_forms(shape: Shape, device: torch.device, precision: Precision, repeats: int) -> Iterator[Timed]:
-    settings = ModelSettings(shape.layers, max(1, shape.width // 64), shape.width, shape.block)
+def model_forms(shape: Shape, device: torch.device, precision: Precision, repeats: int) -> list[Timed]:
+    spec = MODELS["gpt2"]
     ids = torch.randint(0, shape.vocab, (shape.batch, shape.block), device=device)
-    works: dict[str, Callable[[], None]] = {}
-    for name, form in FORMS.items():
-        if name == "torch's attention in 16 bits" and (device.type == "cuda" or precision == "fp32"):
-            continue  # the same as it is
-        model = form(new_model(settings, shape.vocab, SpecialTokenIds(0, 1, 2, 3), 1).to(device), precision)
 
-        def both_ways(model: nn.Module = model) -> None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                nats = model(ids, ids, shape.vocab)
-            nats.backward()
-            model.zero_grad(set_to_none=True)
+    def new_model(is_compiled: bool = False) -> TrainingGPT2:
+        settings = RunSettings(model=ModelSettings(**shape.model), train=TrainSettings(seed=1, compile=is_compiled))
+        model = initial_model(settings, spec, shape.vocab, SpecialTokenIds(0, 1, 2, 3)).to(device)
+        configure_compute(model, spec.blocks(model), settings.train, precision, document_mask=False)
+        return model
 
-        works[name] = both_ways
-        both_ways()
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            taken[name].append(seconds_of(work, device))
-    for name, seconds in taken.items():
-        yield Timed(name, round(1e3 * statistics.median(seconds), 3))
+    def both_ways(model: nn.Module) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss_sum = model(ids, ids, shape.vocab)
+        loss_sum.backward()
+        model.zero_grad(set_to_none=True)
+
+    models: dict[str, nn.Module] = {"as it is": new_model()}
+    if device.type == "cpu" and precision != "fp32":  # elsewhere the same as it is
+        models[TORCH_ATTENTION] = new_model()
+        models[TORCH_ATTENTION].set_attn_implementation("sdpa")
+    models |= {"blocks compiled": new_model(is_compiled=True), "compiled as a whole": CompiledWhole(new_model())}
+    return timed({form: partial(both_ways, model) for form, model in models.items()}, device, repeats)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_shape_options(parser, "14M")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--threads", type=int, help="none: one a core")
-    options = parser.parse_args()
-    shape, device = asked_shape(options), torch.device(options.device)
-    torch.set_num_threads(set_threads(options.threads))
+    options = parse_options(new_parser(__doc__, "14M", has_device=True, repeats=10))
+    shape, device, repeats = options.shape, torch.device(options.device), options.repeats
     torch.backends.cuda.matmul.allow_tf32 = True
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    repeats = 1 if options.quick else REPEATS
-    figures = Figures(
-        asdict(shape),
-        options.device,
-        torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        options.precision,
-        list(attention_of_lengths(shape, device, dtype, repeats)),
-        list(loss_forms(shape, device, dtype, repeats)),
-        list(model_forms(shape, device, options.precision, repeats)),
+    print_figures(
+        Figures(
+            asdict(shape),
+            options.device,
+            torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            options.precision,
+            list(attention_of_lengths(shape, device, dtype, repeats)),
+            list(loss_forms(shape, device, dtype, repeats)),
+            model_forms(shape, device, options.precision, repeats),
+        )
     )
-    for part in ("attention", "loss", "model"):
-        for timed in getattr(figures, part):
-            print(f"{part:10} {timed.form:36} {timed.milliseconds:10.2f} ms")
-    print(json.dumps(asdict(figures)))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""A model in, text and scores out: everything without a gradient."""
+"""Load a model and generate text with it."""

@@ -1,57 +1,82 @@
-"""A model folder, checked and loaded."""
+"""Check and load a model folder: `config.json`, safetensors and a tokenizer, as `save_pretrained` writes them."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import NewGELUActivation
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from configs.errors import BadInput, first_line
-from inference.activation import activate_in_one_pass
-from inference.model_files import CONFIG_FILE, WEIGHTS_FILE, has_weights
+from malmoi.errors import UserError, first_line
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+"""Lists the files of weights that are split over several."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model folder in memory."""
+    """A causal language model and its tokenizer in memory."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    folder: Path | None = None
+    """Folder that both were loaded from; none for a model that was made in memory."""
 
     @property
-    def context(self) -> int:
-        """Most tokens that the model sees at once."""
+    def context_length(self) -> int:
+        """Tokens that the model reads at most."""
         return int(self.model.config.max_position_embeddings)
 
 
-def load_model(folder: Path, device: torch.device | None = None) -> LoadedModel:
-    """Load a model folder. Weights come from safetensors only.
+def load_model(path: str | Path, device: str | torch.device | None = None) -> LoadedModel:
+    """Load a model folder: one that training exported, or any causal language model in Hugging Face form.
+
+    Weights are read from safetensors only, never from a pickle.
 
     Args:
-        device: where to; none: the GPU where there is one.
+        path: folder with `config.json`, `model.safetensors` (or several files and their index) and a tokenizer.
+        device: device of the model; none: the GPU if there is one, else the CPU.
 
     Raises:
-        BadInput: the folder is no model folder, or lacks weights or tokenizer.
+        UserError: there is no such folder, it lacks weights or a tokenizer, or it holds another kind of model.
     """
+    folder = Path(path)
     quiet_transformers()
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such model folder; train one with `malmoi train`, it ends in RUN/model")
+        raise UserError(f"{folder}: no such model folder; train one with `malmoi train`, which exports it to RUN/model")
     if not (folder / CONFIG_FILE).is_file():
-        raise BadInput(f"{folder}: no {CONFIG_FILE}, so no model folder; give the folder that `malmoi train` exported")
+        raise UserError(f"{folder}: no {CONFIG_FILE}, so no model folder; give the folder that `malmoi train` exported")
     if not has_weights(folder):
-        raise BadInput(f"{folder}: no weights ({WEIGHTS_FILE}); export the model again")
+        raise UserError(f"{folder}: no weights ({WEIGHTS_FILE}); export the model again")
     _check_architecture(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and safetensors' own alike
-        raise BadInput(f"{folder}: cannot be loaded ({first_line(error)}); export the model again") from error
-    activate_in_one_pass(model)
-    fastest = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return LoadedModel(model.to(device or fastest).eval(), tokenizer)
+        raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); export the model again") from error
+    use_fused_gelu(model)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    return LoadedModel(model.to(torch.device(device or default)).eval(), tokenizer, folder)
+
+
+def as_loaded(model: LoadedModel | str | Path) -> LoadedModel:
+    """Return `model`, loaded first where it is a path.
+
+    Raises:
+        UserError: the path is no model folder.
+    """
+    return model if isinstance(model, LoadedModel) else load_model(model)
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether `folder` holds weights as safetensors, in one file or in several."""
+    return any((folder / name).is_file() for name in (WEIGHTS_FILE, WEIGHTS_INDEX_FILE))
 
 
 def _check_architecture(folder: Path) -> None:
@@ -59,15 +84,21 @@ def _check_architecture(folder: Path) -> None:
     try:
         named = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("architectures") or []
     except (OSError, ValueError, AttributeError) as error:
-        raise BadInput(f"{folder / CONFIG_FILE}: no JSON object ({error}); export the model again") from error
+        raise UserError(f"{folder / CONFIG_FILE}: no JSON object ({error}); export the model again") from error
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     if named and not known & set(named):
-        raise BadInput(
-            f"{folder}: holds a {named[0]}, which does not write text; give a causal language model's folder"
-        )
+        raise UserError(f"{folder}: holds a {named[0]}, which is no causal language model; give the folder of one")
+
+
+def use_fused_gelu(model: nn.Module) -> None:
+    """Replace GPT-2's activation, eight passes over memory in `transformers`, by torch's kernel, equal to rounding."""
+    for module in list(model.modules()):
+        for name, part in list(module.named_children()):
+            if isinstance(part, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def quiet_transformers() -> None:
-    """Keep `transformers`' progress bars and advice off the terminal; its errors are raised all the same."""
+    """Turn off `transformers`' progress bars and advice; its errors are raised all the same."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""The samples of a prompt: as they grow, on the terminal, and as JSON."""
+"""Show the samples of a prompt, live or finished, on the terminal and as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -15,27 +15,27 @@ from transformers.generation.streamers import BaseStreamer
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A token and how likely the model found it."""
+    """A token and its log-probability."""
 
     token: str
     id: int
     logprob: float
-    """Natural logarithm of its probability, before temperature, top_k and their like."""
+    """Natural logarithm of its probability under the model, before temperature, top_k and the like."""
 
 
 @dataclass(frozen=True)
 class PromptSamples:
-    """The samples of one prompt, each with the prompt before it."""
+    """The samples of one prompt, each of which begins with the prompt."""
 
     prompt: str
     seed: int
     samples: tuple[str, ...]
     tokens: tuple[tuple[TokenScore, ...], ...] = ()
-    """The new tokens of each sample, where they were asked for."""
+    """The new tokens of each sample, where log-probabilities were asked for."""
 
 
 class LiveSamples(BaseStreamer):  # type: ignore[misc]  # transformers is untyped
-    """Shows all samples of a prompt as they grow, between entering and leaving it, and so hides the cursor."""
+    """A context that shows all samples of a prompt as they grow; the cursor is hidden meanwhile."""
 
     def __init__(self, console: Console, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -64,11 +64,12 @@ class LiveSamples(BaseStreamer):  # type: ignore[misc]  # transformers is untype
         self._live.update(Text(shown), refresh=True)
 
     def end(self) -> None:
-        """Leave the view as it is: it goes when it is left, however that is."""
+        """Do nothing: the view is closed on leaving the context, also by an exception."""
 
 
 def samples_as_json(results: Sequence[PromptSamples]) -> str:
-    """One JSON object: `prompt`, `seed`, `samples`, `tokens` where asked for; of several prompts `results`, a list."""
+    """Return one JSON object: `prompt`, `seed`, `samples`, and `tokens` if asked for; for several prompts a list of
+    them in `results`."""
     records = [_as_record(result) for result in results]
     return json.dumps(records[0] if len(records) == 1 else {"results": records}, ensure_ascii=False)
 

@@ -1,7 +1,7 @@
-"""`python -m launch COMMAND ...`: the same as `malmoi COMMAND ...`, for accelerate, torchrun and srun."""
+"""`python -m malmoi.launch COMMAND ...`: the same as `malmoi COMMAND ...`, for accelerate, torchrun and srun."""
 
 import sys
 
-from launch.cli import main
+from malmoi.launch.cli import main
 
 sys.exit(main())

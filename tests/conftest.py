@@ -12,15 +12,13 @@ from typing import Any
 
 import pytest
 
-from configs.schema import (
-    CorpusSettings,
-    DataSettings,
-    ModelSettings,
-    RunSamplingSettings,
-    RunSettings,
-    TokenizerSettings,
-    TrainSettings,
-)
+from malmoi.configs.corpus import CorpusSettings, TokenizerSettings
+from malmoi.configs.data import DataSettings
+from malmoi.configs.model import ModelSettings
+from malmoi.configs.optim import OptimSettings, ScheduleSettings
+from malmoi.configs.outputs import CheckpointSettings, EvalSettings, LogSettings, SamplingSettings
+from malmoi.configs.run import RunSettings
+from malmoi.configs.train import TrainSettings
 
 DEMO_TEXT = Path(__file__).parent.parent / "data_prep" / "demo_text"
 
@@ -39,7 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByModule(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
         def _split_scope(self, nodeid: str) -> str:
             module = nodeid.split("::")[0]
-            return "tests/cluster" if module.startswith("tests/cluster/") else module
+            return "tests/launch/cluster" if module.startswith("tests/launch/cluster/") else module
 
     return ByModule(config, log)
 
@@ -54,7 +52,9 @@ def korean_texts() -> list[str]:
 def corpus_file(tmp_path_factory: pytest.TempPathFactory, korean_texts: list[str]) -> Path:
     """`korean_texts` as JSON lines."""
     file = tmp_path_factory.mktemp("corpus") / "korean.jsonl"
-    file.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in korean_texts))
+    file.write_text(
+        "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in korean_texts), encoding="utf-8"
+    )
     return file
 
 
@@ -66,22 +66,17 @@ def tiny_settings(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -
         run=str(shared / "run"),
         corpus=CorpusSettings(input=(str(corpus_file),)),
         tokenizer=TokenizerSettings(vocab_size=2000),
-        data=DataSettings(cache=str(shared / "cache"), held_out=0.1),
+        data=DataSettings(cache=str(shared / "cache"), val_fraction=0.1),
         model=ModelSettings(n_layer=2, n_head=2, n_embd=32, block_size=32),
-        train=TrainSettings(
-            global_batch=8,
-            micro_batch=4,
-            steps=20,
-            learning_rate=1e-2,
-            warmup_steps=4,
-            log_every=1,
-            evaluate_every=10,
-            save_every=10,
-            precision="fp32",
-        ),
-        sampling=RunSamplingSettings(max_new_tokens=8),
+        train=TrainSettings(global_batch_size=8, micro_batch_size=4, max_steps=20, precision="fp32"),
+        optim=OptimSettings(lr=1e-2),
+        schedule=ScheduleSettings(warmup_steps=4),
+        checkpoint=CheckpointSettings(every=10),
+        eval=EvalSettings(every=10),
+        log=LogSettings(every=1),
+        generate=SamplingSettings(max_new_tokens=8),
     )
-    from data_prep.build import prepare_tokenizer
+    from malmoi.data_prep.pipeline.build import prepare_tokenizer
 
     folder = prepare_tokenizer(settings.corpus, settings.tokenizer, shared / "tokenizer", show_progress=False)
     return replace(settings, tokenizer=replace(settings.tokenizer, path=str(folder)))
@@ -90,15 +85,15 @@ def tiny_settings(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -
 @pytest.fixture(scope="session")
 def finished_run(tiny_settings: RunSettings) -> Path:
     """The folder of `tiny_settings`' run, trained to its end."""
-    from train.run import run
+    from malmoi.train.pretrain import pretrain
 
-    assert run(tiny_settings) == 0
+    assert pretrain(tiny_settings) == 0
     return Path(tiny_settings.run)
 
 
 @pytest.fixture(scope="session")
 def finished_shards(tiny_settings: RunSettings, finished_run: Path) -> Path:
-    """The shards of `finished_run`; other tests' lie beside them."""
-    from train.run_folder import prepare_run
+    """The shards of `finished_run`; those of other tests are beside them."""
+    from malmoi.train.run_dir import prepare_run
 
     return prepare_run(tiny_settings).sources[0].folder

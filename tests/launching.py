@@ -1,14 +1,18 @@
-"""Runs Malmoi as a user does: in processes of its own, each under a time limit."""
+"""Run Malmoi as a user does: in processes of its own, each under a time limit."""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tests.time_limits import seconds
 
 ROOT = Path(__file__).parent.parent
+Settings = TypeVar("Settings", bound=Any)
 ACCELERATE = str(Path(sys.executable).parent / "accelerate")
 
 
@@ -20,15 +24,19 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
 
 
-def malmoi(*words: str, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run a `malmoi` command line to its end."""
+def run_malmoi(*words: str, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run a `malmoi` command line to its end.
+
+    Args:
+        timeout: base of its time limit, in seconds.
+    """
     return subprocess.run(
-        [sys.executable, "-c", "import sys; from launch.cli import main; sys.exit(main())", *words],
+        [sys.executable, "-c", "import sys; from malmoi.launch.cli import main; sys.exit(main())", *words],
         cwd=cwd,
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=seconds(timeout),
         check=False,
     )
 
@@ -41,19 +49,29 @@ def two_ranks(*words: str, timeout: float = 180) -> subprocess.CompletedProcess[
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=seconds(timeout),
         check=False,
     )
 
 
 def step_losses(run: Path) -> list[float]:
     """The logged training losses of a run, in step order."""
-    return [line["loss"] for line in metrics(run) if "loss" in line]
+    return [line["train/loss"] for line in metrics(run) if "train/loss" in line]
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def with_settings(settings: Settings, **changes: Any) -> Settings:
+    """Return `settings` with dotted settings changed, `__` for a dot."""
+    for name, value in changes.items():
+        group, _, rest = name.partition("__")
+        settings = replace(
+            settings, **{group: with_settings(getattr(settings, group), **{rest: value}) if rest else value}
+        )
+    return settings
 
 
 def as_flags(config: Path, **settings: object) -> Sequence[str]:

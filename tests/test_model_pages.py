@@ -1,4 +1,4 @@
-"""docs/fewshot.md and docs/generation.md: what they tell to type works as it stands there."""
+"""docs/fewshot.md and docs/generation.md: the commands on them work as they are."""
 
 import re
 import shlex
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from inference.fewshot_results import read_results
-from inference.task_files import BUILT_IN, TaskFile, built_in_tasks
-from launch.cli import main
+from malmoi.evaluation.fewshot.results import read_results
+from malmoi.evaluation.fewshot.task_files import BUILT_IN, TaskFile, built_in_tasks
+from malmoi.launch.cli import main
 from tests.launching import ROOT
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
@@ -84,7 +84,7 @@ def test_the_page_names_every_field_of_a_task_file_and_every_task() -> None:
         assert f"`{name}`" in text or name.startswith("arithmetic_")
 
 
-def test_the_tasks_data_is_small_and_its_licences_stand_beside_it() -> None:
+def test_the_tasks_data_is_small_and_has_its_licenses_beside_it() -> None:
     files = list((BUILT_IN / "data").iterdir())
     assert sum(file.stat().st_size for file in files) < 1_500_000
     told = (BUILT_IN / "README.md").read_text(encoding="utf-8")

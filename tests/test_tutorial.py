@@ -11,8 +11,8 @@ from tests.launching import ROOT, environment
 
 PAGE = ROOT / "docs" / "tutorial.md"
 SMALLER = (
-    "--model.n_layer 1 --model.n_head 2 --model.n_embd 32 --train.steps 8 --train.global_batch 8 --train.micro_batch 8 "
-    "--train.log_every 4 --train.learning_rate 1e-3"
+    "--model.n_layer 1 --model.n_head 2 --model.n_embd 32 --train.max_steps 8 --train.global_batch_size 8 "
+    "--train.micro_batch_size 8 --log.every 4 --optim.lr 1e-3"
 )
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tutorial")
     command = folder / "bin" / "malmoi"
     command.parent.mkdir()
-    command.write_text(f"#!{sys.executable}\nimport sys\nfrom launch.cli import main\nsys.exit(main())\n")
+    command.write_text(f"#!{sys.executable}\nimport sys\nfrom malmoi.launch.cli import main\nsys.exit(main())\n")
     command.chmod(0o755)
     (command.parent / "python").symlink_to(sys.executable)
     return folder

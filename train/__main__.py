@@ -1,7 +1,10 @@
-"""`python -m train`: the same as `malmoi train`, for accelerate, torchrun and srun."""
+"""`python -m malmoi.train ...`: the same as `malmoi train ...`, for accelerate, torchrun and srun.
+
+From a checkout also `python -m train`: everything that it imports is `malmoi.*`, so no module exists twice.
+"""
 
 import sys
 
-from launch.cli import main
+from malmoi.launch.cli import main
 
 sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,5 +1,6 @@
 """What a run would take: memory, steps, tokens, disk, and time by three real steps that leave nothing behind."""
 
+import contextlib
 import shutil
 import tempfile
 import time
@@ -12,24 +13,24 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from configs.errors import EXIT_DONE
-from configs.schema import ModelSettings, RunSettings, TrainSettings
-from data_prep.space import readable_bytes
-from inference.model_folder import quiet_transformers
-from train.backend import Backend
-from train.checkpoint import newest_whole_checkpoint
-from train.display import TrainingDisplay
-from train.launcher import check_fits_launch, launched_ranks
-from train.loop import Training
-from train.memory import SHARDINGS, activation_bytes, checkpoint_bytes, model_bytes, state_bytes
-from train.parallel import Placement
-from train.plan import Plan
-from train.ranges import check_ranges
-from train.resuming import check_goes_on
-from train.run_folder import CHECKPOINTS_FOLDER, is_main_rank, prepare_run
-from train.session import Ready, ready
-from train.size import parameter_count
-from train.throughput import peak_memory_mib
+from malmoi.configs.finetune import FinetuneSettings
+from malmoi.configs.outputs import CheckpointSettings
+from malmoi.configs.run import RunSettings
+from malmoi.disk_space import readable_bytes
+from malmoi.errors import EXIT_DONE
+from malmoi.inference.model_folder import quiet_transformers
+from malmoi.train.backends import BACKENDS
+from malmoi.train.builder import Trainee
+from malmoi.train.checkpoint.format import newest_valid_checkpoint
+from malmoi.train.checkpoint.resume import check_resumable
+from malmoi.train.finetune import FIXED, build_finetuning, check_finetuning
+from malmoi.train.memory import StateSize, state_size
+from malmoi.train.metrics.throughput import peak_memory_mib
+from malmoi.train.models.spec import padded_vocabulary
+from malmoi.train.pretrain import check_run
+from malmoi.train.pretrain_run import build_pretraining
+from malmoi.train.run_dir import is_main_rank, make_run_dir, prepare_run
+from malmoi.train.trainer import Trainer
 
 STEPS = 3
 RANKS = (1, 2, 4, 8)
@@ -40,121 +41,158 @@ def dry_run(settings: RunSettings) -> int:
     """Prepare the run, print what it would take, and return the exit code; the run folder gets what preparing writes.
 
     Raises:
-        BadInput: settings, text, launch or run folder are not usable.
+        UserError: settings, text, launcher or run folder are not usable.
     """
     quiet_transformers()
     # Before text is prepared, which may take hours.
-    check_ranges(settings.train)
-    check_fits_launch(settings.train, settings.parallel.backend, launched_ranks())
-    prepared = prepare_run(settings)
-    made = ready(settings, prepared)
-    newest, _ = newest_whole_checkpoint(prepared.folder / CHECKPOINTS_FOLDER)
+    check_run(settings)
+    run = build_pretraining(settings, prepare_run(settings))
+    trainer, trainee = run.trainer, run.trainee
+    plan, env = trainer.plan, trainer.env
+    newest, _ = newest_valid_checkpoint(trainer.storage)
     if newest is not None:
-        check_goes_on(newest, made.plan)
+        check_resumable(newest, trainer.storage.place(newest.name), plan.resume_conditions())
+    batch, block, ranks = plan.train.global_batch_size, settings.model.block_size, env.dims.dp_size
+    parameters = plan.parameters
+    tokens = plan.max_steps * batch * block
     console = Console(quiet=not is_main_rank(), highlight=False, soft_wrap=True)
-    ranks = made.placement.ranks
-    half = made.placement.precision != "fp32"
-    for line in plan_lines(settings, made, ranks):
-        console.print(line)
-    vocab_size, train = made.task.vocab_size, settings.train
-    activations = activation_bytes(
-        settings.model, vocab_size, train, made.plan.micro_batch, half, made.placement.accelerator.device.type
+    console.print(f"parameters    {parameters:,}")
+    console.print(
+        f"steps         {plan.max_steps:,} of {batch} x {block} tokens ({plan.micro_batch_size} samples x {ranks} "
+        f"ranks x {plan.accumulation} accumulated)"
     )
-    console.print(memory_table(settings.model, vocab_size, train, activations, ranks, half))
-    console.print(disk_line(settings.model, vocab_size, train, prepared.folder))
-    print_steps(console, made.plan, made.backend, made.placement)
+    console.print(
+        f"tokens        {tokens:,}, {tokens / parameters:.1f} a parameter, "
+        f"{tokens / (run.samples_per_epoch * block):.2f} epochs of {run.train_tokens:,}"
+    )
+    _print_cost(console, trainer, trainee, _activation_bytes(trainer, trainee, plan.micro_batch_size))
     return EXIT_DONE
 
 
-def plan_lines(settings: RunSettings, made: Ready, ranks: int) -> list[str]:
-    """Size, steps and tokens."""
-    plan, train, block = made.plan, settings.train, settings.model.block_size
-    samples = made.task.samples
-    parameters = parameter_count(settings.model, made.task.vocab_size)
-    tokens = plan.steps * train.global_batch * block
-    return [
-        f"parameters    {parameters:,}",
-        f"steps         {plan.steps:,} of {train.global_batch} x {block} tokens ({plan.micro_batch} samples x {ranks} "
-        f"ranks x {plan.accumulation} accumulated)",
-        f"tokens        {tokens:,}, {tokens / parameters:.1f} a parameter, "
-        f"{tokens / (samples.samples_per_epoch * block):.2f} epochs of {samples.tokens:,}",
-    ]
+def finetune_dry_run(settings: FinetuneSettings) -> int:
+    """Read model and examples, print what fine-tuning would take, and return the exit code.
+
+    Raises:
+        UserError: settings, model, examples, launcher or run folder are not usable.
+    """
+    check_finetuning(settings)
+    quiet_transformers()
+    folder = make_run_dir(settings, FIXED)
+    console = Console(quiet=not is_main_rank(), highlight=False, soft_wrap=True)
+    run = build_finetuning(settings, folder, console)
+    trainer, trainee, train_examples = run.trainer, run.trainee, run.files.train
+    plan, env = trainer.plan, trainer.env
+    examples = plan.max_steps * plan.train.global_batch_size
+    console.print(f"parameters    {plan.parameters:,}, and those of the head")
+    console.print(
+        f"steps         {plan.max_steps:,} of {plan.train.global_batch_size} examples ({plan.micro_batch_size} "
+        f"examples x {env.dims.dp_size} ranks x {plan.accumulation} accumulated)"
+    )
+    console.print(
+        f"examples      {examples:,}, {examples / len(train_examples):.2f} epochs of {len(train_examples):,}; about "
+        f"{examples * run.task.sample_tokens:,} tokens"
+    )
+    sequences = plan.micro_batch_size * train_examples.sequences
+    activations = _activation_bytes(trainer, trainee, sequences)
+    if settings.task.lm_loss_weight:
+        # Unlike pre-training it holds all logits: in their own precision, in fp32, and as a gradient.
+        logits = sequences * trainee.shape.block_size * padded_vocabulary(trainee.vocab_size)
+        activations += (2 * (1 if env.is_half else 2) + 8) * logits
+    _print_cost(console, trainer, trainee, activations)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # where it was made for this alone, it is empty
+    return EXIT_DONE
 
 
-def memory_table(
-    model: ModelSettings, vocab_size: int, train: TrainSettings, activations: int, ranks: int, half: bool
-) -> Table:
-    """Estimated memory a device for each way of sharding, in GiB, by the number of devices.
+def _activation_bytes(trainer: Trainer, trainee: Trainee, micro_batch_size: int) -> int:
+    env = trainer.env
+    return trainee.spec.activation_bytes(
+        trainee.shape, trainee.vocab_size, trainer.plan.train, micro_batch_size, env.is_half, env.device.type
+    )
+
+
+def _print_cost(console: Console, trainer: Trainer, trainee: Trainee, activations: int) -> None:
+    """Print memory, disk and time, and free what the run has set up."""
+    plan, env = trainer.plan, trainer.env
+    size = state_size(trainee.spec, trainee.shape, trainee.vocab_size, plan.optim.name)
+    exported = 4 * plan.parameters
+    console.print(memory_table(size, activations, env.dims.dp_size, env.is_half))
+    console.print(disk_line(size, exported, plan.checkpoint, plan.run))
+    with Console(stderr=True, quiet=console.quiet, highlight=False).status("") as status:
+        seconds = seconds_of_steps(trainer, status.update)
+    console.print(time_line(seconds, plan.max_steps))
+    measured = peak_memory_mib(env.device) * 2**20
+    console.print(
+        f"memory seen   {readable_bytes(measured)} on rank 0 in these steps, everything that is loaded included"
+    )
+    trainer.backend.close()
+    env.leave()
+
+
+def memory_table(size: StateSize, activations: int, ranks: int, half: bool) -> Table:
+    """Return the estimated memory of a device for each backend, in GiB, by the number of devices.
 
     Args:
         activations: bytes of them on a device.
+        ranks: of the run at hand.
+        half: whether it computes in 16 bits.
     """
     columns = sorted({*RANKS, ranks})
     table = Table(title=f"GiB a device, {activations / 2**30:.2f} of them activations", title_justify="left")
     table.add_column("devices")
     for count in columns:
         table.add_column(str(count), justify="right")
-    for sharding in SHARDINGS:
-        cells = [
-            state_bytes(model, vocab_size, train.optimizer, sharding, count, half) + activations for count in columns
+    for backend in BACKENDS:
+        shown = [
+            f"{(size.bytes_a_device(backend, count, half) + activations) / 2**30:.2f}"
+            if backend != "single" or count == 1
+            else ""
+            for count in columns
         ]
-        shown = [f"{cell / 2**30:.2f}" for cell in cells]
-        table.add_row(sharding, *(shown[:1] + [""] * len(shown[1:]) if sharding == "single" else shown))
+        table.add_row(backend, *shown)
     return table
 
 
-def disk_line(model: ModelSettings, vocab_size: int, train: TrainSettings, folder: Path) -> str:
-    """What checkpoints and model need on disk, and what is free; the old checkpoint goes after the new is whole."""
-    one = checkpoint_bytes(model, vocab_size, train.optimizer)
-    count = train.keep_last + train.keep_best + 1
-    needed = one * count + model_bytes(model, vocab_size)
+def disk_line(size: StateSize, model_bytes: int, settings: CheckpointSettings, folder: Path) -> str:
+    """Return what checkpoints and model need on disk, and what is free; an old checkpoint is deleted after the new one
+    is complete."""
+    one, count = size.checkpoint_bytes, settings.keep_last + settings.keep_best + 1
+    needed = one * count + model_bytes
     free = shutil.disk_usage(folder).free
-    short = "" if needed <= free else "; NOT ENOUGH: make room, or lower train.keep_last"
+    short = "" if needed <= free else "; NOT ENOUGH: make room, or lower checkpoint.keep_last"
     return (
         f"disk          {readable_bytes(needed)} for {count} checkpoints of {readable_bytes(one)} and the model; "
         f"{readable_bytes(free)} are free{short}"
     )
 
 
-def print_steps(console: Console, plan: Plan, backend: Backend, placement: Placement) -> None:
-    """Take the steps, say what they took, and free what they needed."""
-    with Console(stderr=True, quiet=console.quiet, highlight=False).status("") as status:
-        seconds = seconds_of_steps(plan, backend, placement, status.update)
-    console.print(time_line(seconds, plan.steps))
-    measured = peak_memory_mib(placement.accelerator.device) * 2**20
-    console.print(
-        f"memory seen   {readable_bytes(measured)} on rank 0 in these steps, everything that is loaded included"
-    )
-    backend.close()
-    placement.leave()
-
-
-def seconds_of_steps(plan: Plan, backend: Backend, placement: Placement, tell: Callable[[str], None]) -> list[float]:
-    """Seconds of each of the first three steps, taken in memory: the plan's folder is one that is thrown away.
+def seconds_of_steps(trainer: Trainer, report: Callable[[str], None]) -> list[float]:
+    """Return the seconds of each of the first three steps, whose run folder is a temporary one.
 
     Args:
-        tell: told which step is under way. One of a large model takes minutes on a CPU.
+        report: called with which step is running. One of a large model takes minutes on a CPU.
     """
     seconds: list[float] = []
-    count = min(STEPS, plan.steps)
-    with tempfile.TemporaryDirectory() as empty, TrainingDisplay(False) as display:
-        training = Training(replace(plan, run=Path(empty)), backend, placement, display)
-        with training.watchdog:
+    count = min(STEPS, trainer.plan.max_steps)
+    with tempfile.TemporaryDirectory() as empty:
+        plan = replace(trainer.plan, run=Path(empty), checkpoint=replace(trainer.plan.checkpoint, dir=None))
+        timed = Trainer(plan, trainer.backend, trainer.env)
+        with timed.watchdog:
             for number in range(count):
                 before = f"; the one before took {seconds[-1]:.0f} s" if seconds else ""
-                tell(f"taking step {number + 1} of {count}, of {plan.train.global_batch} samples{before}")
+                report(f"step {number + 1} of {count}, of {plan.train.global_batch_size} samples{before}")
                 began = time.perf_counter()
-                training.update()
-                if placement.accelerator.device.type == "cuda":
+                timed.train_step()
+                if timed.env.device.type == "cuda":
                     torch.cuda.synchronize()
                 seconds.append(time.perf_counter() - began)
     return seconds
 
 
 def time_line(seconds: list[float], steps: int) -> str:
-    """The run's time, from its first steps: the first also warms up, so the later ones count for the rest."""
+    """Return the run's time, from its first steps: the first also warms up, so the later ones count for the rest."""
     later = seconds[1:] or seconds
     a_step = sum(later) / len(later)
     total = timedelta(seconds=round(seconds[0] + a_step * (steps - 1)))
     shown = ", ".join(f"{value:.2f}" for value in seconds)
-    return f"time          about {total} of steps, without looks at held-out text and checkpoints ({shown} s seen)"
+    return f"time          about {total} of steps, without evaluations and checkpoints (measured: {shown} s)"

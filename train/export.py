@@ -1,4 +1,4 @@
-"""The model folder that a run leaves, whole or not at all."""
+"""The model folder that a run exports, complete or absent."""
 
 import json
 import shutil
@@ -8,32 +8,28 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from configs.errors import disk_error
-from data_prep.files import fsync_path
-from data_prep.manifest import file_record
-from train.model import MODEL_RECORD
-from train.run_folder import MODEL_FOLDER, PreparedRun
+from malmoi.atomic_io import fsync_path
+from malmoi.checksums import file_record
+from malmoi.errors import disk_error
+from malmoi.train.run_dir import MODEL_FOLDER
 
+MODEL_RECORD = "files.json"
+"""Size and checksum of every other file of a model folder, for `malmoi verify`."""
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
     *("special_tokens_map.json", "added_tokens.json", "spiece.model"),
 )
 
 
-def export_run(prepared: PreparedRun, export: Callable[[Path], None]) -> Path:
-    """Write the run's model folder anew, the model by `export` and its tokenizer, and return it."""
-
-    def write(folder: Path) -> None:
-        export(folder)
-        for name in TOKENIZER_FILES:
-            if (prepared.tokenizer / name).is_file():
-                shutil.copy(prepared.tokenizer / name, folder / name)
-
-    return place_model_folder(prepared.folder, write)
+def copy_tokenizer(tokenizer: Path, folder: Path) -> None:
+    """Copy the files that `AutoTokenizer` reads into a model folder."""
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).is_file():
+            shutil.copy(tokenizer / name, folder / name)
 
 
 def place_model_folder(run: Path, write: Callable[[Path], None]) -> Path:
-    """Have `write` fill the run's model folder, whole or not at all, record its files, and return it."""
+    """Have `write` fill the run's model folder, complete or absent, record its files, and return it."""
     final = run / MODEL_FOLDER
     temporary = run / f".{MODEL_FOLDER}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -42,8 +38,8 @@ def place_model_folder(run: Path, write: Callable[[Path], None]) -> Path:
     except SafetensorError as error:
         raise disk_error(error, temporary) or error from None
     records = [asdict(file_record(file)) for file in sorted(temporary.iterdir())]
-    (temporary / MODEL_RECORD).write_text(json.dumps(records, indent=2) + "\n")
-    # result.json, which says that the run is done, must not reach the disk before what it speaks of.
+    (temporary / MODEL_RECORD).write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+    # result.json, which says that the run is done, must not reach the disk before the model.
     for file in (*temporary.iterdir(), temporary):
         fsync_path(file)
     shutil.rmtree(final, ignore_errors=True)

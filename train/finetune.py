@@ -1,26 +1,32 @@
-"""`malmoi finetune`: a pre-trained model and labelled examples to a classifier, by the loop of pre-training."""
+"""Fine-tuning: a pre-trained model and labeled examples to a classifier, by the trainer of pre-training."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
-from transformers import GPT2Config
+from transformers import PreTrainedModel
 
-from configs.errors import EXIT_DONE, EXIT_STOPPED, BadInput, RunFailed, require_options
-from configs.finetune_settings import FinetuneLoopSettings, FinetuneSettings
-from configs.schema import ModelSettings
-from configs.table_console import table_console
-from inference.label_scores import Estimate, label_scores
-from inference.model_folder import quiet_transformers
-from train.backend import Backend, new_backend
-from train.display import TrainingDisplay
-from train.example_tokens import ExampleTokenizer, example_tokenizer
-from train.example_trial import example_trial
-from train.examples import Examples, classes_of, encoded, read_rows
-from train.export import place_model_folder
-from train.fine_tuning import FineTuning, labelled, mean_loss, most_frequent, outputs_of
-from train.finetune_result import (
+from malmoi.configs.finetune import FinetuneSettings
+from malmoi.configs.model import ModelSettings
+from malmoi.configs.outputs import EvalSettings
+from malmoi.configs.parser import check_settings
+from malmoi.console import table_console
+from malmoi.errors import EXIT_DONE, EXIT_STOPPED, RunFailed, UserError, require_options
+from malmoi.evaluation.label_metrics import Estimate, label_metrics
+from malmoi.inference.model_folder import quiet_transformers
+from malmoi.plugins import load_plugins
+from malmoi.registry import registry_entry
+from malmoi.train.backends.start import start_ranks
+from malmoi.train.builder import Trainee, build_trainer, run_trainer
+from malmoi.train.checkpoint.storage import open_storage
+from malmoi.train.data.labeled import Examples, ExampleTokenizer, classes_of, encoded, example_tokenizer, read_rows
+from malmoi.train.data.sample_order import planned_steps
+from malmoi.train.distributed.stop_consensus import StopRequest
+from malmoi.train.export import place_model_folder
+from malmoi.train.finetune_result import (
     FileScores,
     FinetuneResult,
     ScoreRecord,
@@ -28,36 +34,21 @@ from train.finetune_result import (
     scores_table,
     write_finetuning,
 )
-from train.head import GPT2WithHead, export_classifier, with_head
-from train.kernels import configured
-from train.loop import Training
-from train.micro_batch import largest_micro_batch
-from train.model import SpecialTokenIds, continued_model, new_model
-from train.parallel import Placement, start_ranks
-from train.plan import Plan
-from train.pretrained import check_folder, model_config
-from train.ranges import check_ranges
-from train.run_folder import (
-    MODEL_FOLDER,
-    is_main_rank,
-    make_run_folder,
-    record_settings,
-    setting_changes,
-    settings_as_json,
-)
-from train.run_lock import only_training
-from train.signals import StopRequest
-from train.size import accumulation_steps, planned_steps
-from train.throughput import flops_per_token, peak_flops
-from train.trackers import require_trackers
+from malmoi.train.metrics.trackers import require_trackers
+from malmoi.train.models import MODELS, ClassifierSpec, ModelSpec, SpecialTokenIds
+from malmoi.train.models.gpt2_folder import hf_config
+from malmoi.train.models.spec import padded_vocabulary
+from malmoi.train.run_dir import MODEL_FOLDER, is_main_rank, make_run_dir, run_lock, setting_changes, settings_as_json
+from malmoi.train.tasks.classification import LabeledTask, mean_loss, most_frequent, outputs_of, predictions
+from malmoi.train.trainer import Trainer
 
-FIXED = ("init_from", "fresh_weights", "dropout", "task.", "train.seed", "train.optimizer")
-"""Beginnings of the names of settings that a fine-tuning keeps to its end."""
+FIXED = ("init_from", "random_init", "dropout", "task.", "train.seed", "optim.name")
+"""Beginnings of the names of settings that a fine-tuning run keeps to its end."""
 
 
 @dataclass(frozen=True)
-class ReadTask:
-    """All labelled examples of a fine-tuning."""
+class LabeledFiles:
+    """All labeled examples of a fine-tuning run."""
 
     classes: tuple[str, ...]
     train: Examples
@@ -66,73 +57,108 @@ class ReadTask:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """What a fine-tuning needs to take its first step."""
+class Finetuning:
+    """A fine-tuning run that is ready for its first step."""
 
-    plan: Plan
-    task: FineTuning
-    placement: Placement
-    backend: Backend
-    config: GPT2Config
+    settings: FinetuneSettings
+    """With every number of steps resolved."""
+    trainer: Trainer
+    trainee: Trainee
+    classifier: ClassifierSpec
+    task: LabeledTask
+    tokenizer: ExampleTokenizer
+    files: LabeledFiles
 
 
 def finetune(settings: FinetuneSettings) -> int:
-    """Do what `settings` say from where the run folder stands, and return the exit code.
+    """Do what is left of the run of `settings`, and return the exit code.
 
     Raises:
-        BadInput: settings, model, examples or run folder are not usable.
+        UserError: settings, model, examples or run folder are not usable.
+        RunFailed: training diverged, or a stopped run could not be saved.
     """
     console = Console(stderr=True, quiet=not is_main_rank(), highlight=False)
-    require_options("finetune", **{"init_from": bool(settings.init_from), "task.train": bool(settings.task.train)})
-    check_settings(settings)
-    folder = make_run_folder(settings, FIXED)
-    done = finished_finetuning(folder)
-    if done is not None and done.settings == settings_as_json(settings):
+    check_finetuning(settings)
+    folder = make_run_dir(settings, FIXED)
+    finished = finished_finetuning(folder)
+    if finished is not None and finished.settings == settings_as_json(settings):
         console.print(
-            f"{folder} is done already: to train again, choose another --run or delete it; to go on, raise train.steps",
+            f"{folder} is finished already: to train again, choose another --run or delete it; to continue, raise "
+            "train.max_steps",
             markup=False,
         )
     else:
         stop = StopRequest()
         quiet_transformers()
-        with stop.listening(), only_training(folder):
-            done = _finetune(settings, folder, console, stop)
-    if done is None:
+        with stop.listening(), run_lock(folder):
+            finished = _train(settings, folder, console, stop)
+    if finished is None:
         return EXIT_STOPPED
-    if done.files:
-        table_console(stderr=True, quiet=not is_main_rank()).print(scores_table(done))
-    console.print(f"model   {folder / MODEL_FOLDER}  (of step {done.model_step})", markup=False, soft_wrap=True)
+    if finished.files:
+        table_console(stderr=True, quiet=not is_main_rank()).print(scores_table(finished))
+    console.print(f"model   {folder / MODEL_FOLDER}  (of step {finished.model_step})", markup=False, soft_wrap=True)
     return EXIT_DONE
 
 
-def check_settings(settings: FinetuneSettings) -> None:
-    """See that the settings make sense together.
+def check_finetuning(settings: FinetuneSettings) -> None:
+    """Check that the settings make sense together.
 
     Raises:
-        BadInput: a number is out of its range, or a setting needs another one.
+        UserError: one is missing or out of its range, or needs another one.
     """
-    task, train = settings.task, settings.train
-    if not 0 <= settings.dropout < 1:
-        raise BadInput(f"dropout {settings.dropout}: choose 0 or more, and less than 1")
-    for name, value in (("task.limit", task.limit), ("patience", settings.patience)):
-        if value < 0:
-            raise BadInput(f"{name} {value}: choose 0 or more")
-    if not 0 <= task.language_model_weight < math.inf:
-        raise BadInput(f"task.language_model_weight {task.language_model_weight}: choose 0 or more")
-    if not 0 <= train.warmup_share <= 1:
-        raise BadInput(f"train.warmup_share {train.warmup_share}: choose a share from 0 to 1")
-    if settings.patience and task.validation is None:
-        raise BadInput("patience needs a validation file to look at; name one with --task.validation")
-    if task.validation is not None and train.keep_best < 1:
-        raise BadInput("train.keep_best 0 would delete the model that the validation file chooses; set it to 1")
-    check_ranges(train)
+    load_plugins(settings.plugins)
+    require_options("finetune", **{"init_from": bool(settings.init_from), "task.train": bool(settings.task.train)})
+    check_settings(settings)
+    if settings.checkpoint.dir is not None:
+        open_storage(settings.checkpoint.dir)
+    if settings.eval.patience and settings.task.validation is None:
+        raise UserError("eval.patience needs a validation file; name one with --task.validation")
+    if settings.task.validation is not None and settings.checkpoint.keep_best < 1:
+        raise UserError("checkpoint.keep_best 0 would delete the model that the validation file selects; set it to 1")
 
 
-def read_task(settings: FinetuneSettings, tokenizer: ExampleTokenizer, console: Console) -> ReadTask:
-    """The examples of all files.
+def build_finetuning(settings: FinetuneSettings, folder: Path, console: Console) -> Finetuning:
+    """Read model and examples, join the ranks, and set up the trainer.
 
     Raises:
-        BadInput: a file is not usable, or holds a class that the training file lacks.
+        UserError: settings, model, examples or launcher do not fit each other.
+    """
+    changes = setting_changes(folder, settings)
+    require_trackers(settings.log.trackers, settings.log.tracker_args)
+    spec, classifier = _model_family(Path(settings.init_from))
+    shape = model_shape(settings, spec)
+    tokenizer = example_tokenizer(Path(settings.init_from), shape.block_size)
+    files = read_files(settings, tokenizer, console)
+    planned = with_planned_steps(settings, len(files.train))
+    max_steps = planned_steps(planned.train, len(files.train))
+    model = _classifier_model(planned, spec, classifier, shape, tokenizer, len(files.classes))
+    env = start_ranks(planned.train, planned.optim, planned.parallel)
+    task = LabeledTask(planned.task, files.train, files.validation, tokenizer.size, planned.train.seed)
+    fingerprint = files.train.fingerprint()
+    trainee = Trainee(spec, model, shape, tokenizer.size, task, fingerprint, max_steps)
+    # An evaluation reads the whole file, and draws no sample.
+    evaluation = EvalSettings(every=planned.eval.every, sample_tokens=0)
+    trainer = build_trainer(planned, trainee, env, evaluation, planned.eval.patience, changes)
+    return Finetuning(planned, trainer, trainee, classifier, task, tokenizer, files)
+
+
+def model_shape(settings: FinetuneSettings, spec: ModelSpec) -> ModelSettings:
+    """Return the shape of the model that is fine-tuned, with the dropout of the settings.
+
+    Raises:
+        UserError: the folder holds no such model.
+    """
+    folder = Path(settings.init_from)
+    shape = replace(spec.shape_of_hf(folder), dropout=settings.dropout)
+    spec.check_hf(folder, shape)
+    return shape
+
+
+def read_files(settings: FinetuneSettings, tokenizer: ExampleTokenizer, console: Console) -> LabeledFiles:
+    """Return the examples of all files.
+
+    Raises:
+        UserError: a file is not usable, or holds a class that the training file lacks.
     """
     task = settings.task
     rows = read_rows(task.train, task)
@@ -143,13 +169,13 @@ def read_task(settings: FinetuneSettings, tokenizer: ExampleTokenizer, console: 
         if examples.cut:
             console.print(
                 f"{file}: {examples.cut:,} of {len(examples.ids):,} texts are longer than the model's "
-                f"{tokenizer.context} tokens and were cut",
+                f"{tokenizer.context} tokens and were truncated",
                 markup=False,
                 soft_wrap=True,
             )
         return examples
 
-    return ReadTask(
+    return LabeledFiles(
         classes,
         read(task.train),
         None if task.validation is None else read(task.validation),
@@ -157,144 +183,56 @@ def read_task(settings: FinetuneSettings, tokenizer: ExampleTokenizer, console: 
     )
 
 
-def model_shape(settings: FinetuneSettings) -> ModelSettings:
-    """The shape of the model that is fine-tuned, with the dropout of the settings.
+def with_planned_steps(settings: FinetuneSettings, examples: int) -> FinetuneSettings:
+    """Return the settings with steps, warmup, evaluations and checkpoints in numbers of steps.
 
     Raises:
-        BadInput: the folder holds no GPT-2.
+        UserError: an evaluation would have no checkpoint.
     """
-    folder = Path(settings.init_from)
-    config = model_config(folder)
-    shape = ModelSettings(
-        n_layer=config["n_layer"],
-        n_head=config["n_head"],
-        n_embd=config["n_embd"],
-        block_size=config["n_positions"],
-        dropout=settings.dropout,
-    )
-    check_folder(folder, shape)
-    return shape
-
-
-def planned(train: FinetuneLoopSettings, examples: int) -> FinetuneLoopSettings:
-    """The loop's settings with the number of examples known: warm-up, looks and checkpoints in steps.
-
-    Raises:
-        BadInput: a look would have no checkpoint.
-    """
-    steps = planned_steps(train, examples)
-    evaluate_every = train.evaluate_every or math.ceil(examples / train.global_batch)
-    save_every = train.save_every or evaluate_every
-    if evaluate_every % save_every:
-        raise BadInput(
-            f"train.save_every {save_every} does not divide train.evaluate_every {evaluate_every}, so that the best "
-            "model would not be saved; set it to 0"
+    max_steps = planned_steps(settings.train, examples)
+    eval_every = settings.eval.every or math.ceil(examples / settings.train.global_batch_size)
+    save_every = settings.checkpoint.every or eval_every
+    if eval_every % save_every:
+        raise UserError(
+            f"checkpoint.every {save_every} does not divide eval.every {eval_every}, so that the best model would not "
+            "be saved; set it to 0"
         )
-    warmup = train.warmup_steps or round(train.warmup_share * steps)
-    return replace(train, steps=steps, evaluate_every=evaluate_every, save_every=save_every, warmup_steps=warmup)
-
-
-def _finetune(settings: FinetuneSettings, folder: Path, console: Console, stop: StopRequest) -> FinetuneResult | None:
-    """Train, choose, score and export; none where a signal stopped it with a checkpoint saved."""
-    shape = model_shape(settings)
-    tokenizer = example_tokenizer(Path(settings.init_from), shape.block_size)
-    read = read_task(settings, tokenizer, console)
-    made = ready_to_finetune(settings, folder, shape, tokenizer, read)
-    plan, accelerator = made.plan, made.placement.accelerator
-    console.print(
-        f"{plan.steps:,} steps of {plan.train.global_batch} examples ({plan.micro_batch} examples x "
-        f"{made.placement.ranks} ranks x {plan.accumulation} accumulated), "
-        f"{plan.steps * plan.train.global_batch / len(read.train):.2f} epochs of {len(read.train):,}",
-        soft_wrap=True,
+    schedule = settings.schedule
+    return replace(
+        settings,
+        train=replace(settings.train, max_steps=max_steps),
+        schedule=replace(schedule, warmup_steps=schedule.warmup_steps or round(schedule.warmup_ratio * max_steps)),
+        eval=replace(settings.eval, every=eval_every),
+        checkpoint=replace(settings.checkpoint, every=save_every),
     )
-    accelerator.init_trackers("malmoi")
-    with TrainingDisplay(accelerator.is_main_process) as display:
-        training = Training(plan, made.backend, made.placement, display)
-        if accelerator.is_main_process:
-            # Only now is it sure that these settings train here.
-            record_settings(folder, settings)
-        outcome = training.run(stop)
-    result = None
-    if outcome.stopped_by is None:
-        step = training.take_best()
-        parts = (("validation", read.validation), ("test", read.test))
-        files = tuple(_scores(part, examples, made) for part, examples in parts if examples is not None)
-        for each in files:
-            if not math.isfinite(each.loss):
-                raise RunFailed(
-                    f"step {step}: the loss of {each.file} is {each.loss}, so no model is exported; fine-tune again in "
-                    "another --run with a lower train.learning_rate"
-                )
-        weights = training.whole_weights()
-        result = FinetuneResult(
-            settings_as_json(settings), outcome.progress.step, step, len(read.train), read.classes, files
-        )
-        if accelerator.is_main_process:
-
-            def write(into: Path) -> None:
-                kind, classes = settings.task.kind, read.classes
-                export_classifier(weights, made.config, kind, tokenizer.size, tokenizer.pad, classes, into)
-                tokenizer.save(into)
-
-            place_model_folder(folder, write)
-            write_finetuning(folder, result)
-    accelerator.wait_for_everyone()
-    made.backend.close()
-    made.placement.leave()
-    return result
 
 
-def ready_to_finetune(
-    settings: FinetuneSettings, folder: Path, shape: ModelSettings, tokenizer: ExampleTokenizer, read: ReadTask
-) -> Ready:
-    """Join the ranks and set up model and plan.
+def _model_family(folder: Path) -> tuple[ModelSpec, ClassifierSpec]:
+    """Return the registry entries of the model in `folder`, by what its configuration calls itself."""
+    kind = str(hf_config(folder).get("model_type"))
+    able = [name for name, spec in MODELS.items() if spec.classifier is not None]
+    if kind not in able:
+        raise UserError(f"{folder}: holds a model of type {kind}; --init_from takes {', '.join(able)}")
+    spec = registry_entry(MODELS, "init_from", kind)
+    assert spec.classifier is not None
+    return spec, spec.classifier
 
-    Raises:
-        BadInput: settings do not fit each other, the examples or the launch.
-    """
-    changes = setting_changes(folder, settings)
-    require_trackers(settings.train.trackers)
-    train = planned(settings.train, len(read.train))
-    special = _special_token_ids(tokenizer)
-    if settings.fresh_weights:
-        language_model = new_model(shape, tokenizer.size, special, train.seed)
+
+def _classifier_model(
+    settings: FinetuneSettings,
+    spec: ModelSpec,
+    classifier: ClassifierSpec,
+    shape: ModelSettings,
+    tokenizer: ExampleTokenizer,
+    num_classes: int,
+) -> PreTrainedModel:
+    seed, special = settings.train.seed, _special_token_ids(tokenizer)
+    if settings.random_init:
+        torch.manual_seed(seed)
+        model = spec.build(spec.config(shape, padded_vocabulary(tokenizer.size), special))
     else:
-        language_model = continued_model(Path(settings.init_from), shape, tokenizer.size, special, train.seed)
-    model = with_head(language_model, settings.task.kind, len(read.classes), train.seed)
-    placement = start_ranks(train, settings.parallel, folder)
-    assert train.steps is not None
-    task = FineTuning(settings.task, read.train, read.validation, tokenizer.size, train.seed)
-    micro_batch = _micro_batch(train, model, task, placement)
-    accumulation = accumulation_steps(train.global_batch, micro_batch, placement.ranks)
-    placement.launched.require_no_contradiction(train, accumulation)
-    plan = Plan(
-        run=folder,
-        train=train,
-        micro_batch=micro_batch,
-        accumulation=accumulation,
-        task=task,
-        data_fingerprint=read.train.fingerprint(),
-        steps=train.steps,
-        flops_per_token=flops_per_token(shape, tokenizer.size),
-        peak_flops=peak_flops(placement.accelerator.device, placement.precision),
-        hang_seconds=settings.parallel.hang_seconds,
-        patience=settings.patience,
-        changes=changes,
-    )
-    configured(model, train, placement.precision, document_mask=False)
-    config = model.config
-    return Ready(plan, task, placement, new_backend(placement, model, train, plan.micro_batch, accumulation), config)
-
-
-def _micro_batch(train: FinetuneLoopSettings, model: GPT2WithHead, task: FineTuning, placement: Placement) -> int:
-    if isinstance(train.micro_batch, int):
-        return train.micro_batch
-    device = placement.accelerator.device
-    samples_a_rank = accumulation_steps(train.global_batch, 1, placement.ranks)
-    # Blocks that are not compiled take no less memory, and each size that is tried would be compiled.
-    configured(model, replace(train, compile=False), placement.precision, document_mask=False)
-    fits = example_trial(model.to(device), task, placement.precision, device)
-    return largest_micro_batch(samples_a_rank, placement.accelerator, fits)
+        model = spec.from_hf(Path(settings.init_from), shape, tokenizer.size, special, seed)
+    return classifier.build(model, settings.task.kind, num_classes, seed)
 
 
 def _special_token_ids(tokenizer: ExampleTokenizer) -> SpecialTokenIds:
@@ -304,13 +242,67 @@ def _special_token_ids(tokenizer: ExampleTokenizer) -> SpecialTokenIds:
     return SpecialTokenIds(bos, tokenizer.pad, eos, named.unk_token_id)
 
 
-def _scores(part: str, examples: Examples, made: Ready) -> FileScores:
-    kind = made.task.settings.kind
-    outputs = outputs_of(made.backend, made.placement.accelerator, examples, made.plan.micro_batch, lambda: True)
-    assert outputs is not None  # nothing breaks it off
-    scores = _records(label_scores(labelled(outputs, examples, kind)))
-    constant = _records(label_scores(most_frequent(made.task.examples, examples, kind), resamples=0))
-    return FileScores(part, examples.file, len(examples), mean_loss(outputs, examples, kind), scores, constant)
+def _train(settings: FinetuneSettings, folder: Path, console: Console, stop: StopRequest) -> FinetuneResult | None:
+    """Train, select, score and export; None where a signal stopped it with a checkpoint saved."""
+    run = build_finetuning(settings, folder, console)
+    trainer, env = run.trainer, run.trainer.env
+    console.print(_summary(run), soft_wrap=True)
+    outcome = run_trainer(trainer, settings, stop)
+    result = None
+    if outcome.stopped_by is None:
+        step = trainer.restore_best()
+        files = tuple(_scores(run, step))
+        weights = trainer.full_weights()
+        result = FinetuneResult(
+            settings_as_json(settings), outcome.state.step, step, len(run.files.train), run.files.classes, files
+        )
+        if env.is_main:
+
+            def write(into: Path) -> None:
+                config, tokenizer = run.trainee.model.config, run.tokenizer
+                kind, classes = settings.task.kind, run.files.classes
+                run.classifier.export(weights, config, kind, tokenizer.size, tokenizer.pad, classes, into)
+                tokenizer.save(into)
+
+            place_model_folder(folder, write)
+            write_finetuning(folder, result)
+    env.accelerator.wait_for_everyone()
+    trainer.backend.close()
+    env.leave()
+    return result
+
+
+def _summary(run: Finetuning) -> str:
+    plan, examples = run.trainer.plan, len(run.files.train)
+    batch = plan.train.global_batch_size
+    return (
+        f"{plan.max_steps:,} steps of {batch} examples ({plan.micro_batch_size} examples x "
+        f"{run.trainer.env.dims.dp_size} ranks x {plan.accumulation} accumulated), "
+        f"{plan.max_steps * batch / examples:.2f} epochs of {examples:,}"
+    )
+
+
+def _scores(run: Finetuning, step: int) -> Iterator[FileScores]:
+    """Score the restored model of `step` on validation and test files.
+
+    Raises:
+        RunFailed: its loss is not finite.
+    """
+    trainer, kind = run.trainer, run.settings.task.kind
+    for part, examples in (("validation", run.files.validation), ("test", run.files.test)):
+        if examples is None:
+            continue
+        outputs = outputs_of(trainer.backend, trainer.env, examples, trainer.plan.micro_batch_size, lambda: True)
+        assert outputs is not None  # nothing stops it
+        loss = mean_loss(outputs, examples, kind)
+        if not math.isfinite(loss):
+            raise RunFailed(
+                f"step {step}: the loss of {examples.file} is {loss}, so no model is exported; fine-tune again in "
+                "another --run with a lower optim.lr"
+            )
+        scores = _records(label_metrics(predictions(outputs, examples, kind)))
+        constant = _records(label_metrics(most_frequent(run.files.train, examples, kind), resamples=0))
+        yield FileScores(part, examples.file, len(examples), loss, scores, constant)
 
 
 def _records(estimates: tuple[Estimate, ...]) -> tuple[ScoreRecord, ...]:

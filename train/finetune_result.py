@@ -1,22 +1,22 @@
-"""What a finished fine-tuning leaves in `finetune.json`; needs no torch."""
+"""The result of a fine-tuning run, `finetune.json`; without torch."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from malmoi.atomic_io import write_atomic
 
-from data_prep.files import write_whole
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FINETUNE_FILE = "finetune.json"
 
 
 @dataclass(frozen=True)
 class ScoreRecord:
-    """A score and its 95% confidence interval, none where it is not defined."""
+    """A score and its 95% confidence interval, None where it is not defined."""
 
     name: str
     value: float
@@ -26,7 +26,7 @@ class ScoreRecord:
 
 @dataclass(frozen=True)
 class FileScores:
-    """How the exported model does on a file."""
+    """The exported model's scores on a file."""
 
     part: str
     """`validation` or `test`."""
@@ -41,22 +41,22 @@ class FileScores:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """A finished fine-tuning."""
+    """A finished fine-tuning run."""
 
     settings: dict[str, Any]
     steps: int
-    """Updates done, fewer than planned where training ended early."""
+    """Optimizer steps done, fewer than planned where training stopped early."""
     model_step: int
-    """The update after which the exported model stood."""
+    """The step of the exported model."""
     examples: int
     """Of the training file."""
     classes: tuple[str, ...]
-    """In the order of the model's outputs; none for similarity."""
+    """In the order of the model's outputs; empty for similarity."""
     files: tuple[FileScores, ...]
 
 
 def finished_finetuning(folder: Path) -> FinetuneResult | None:
-    """The result of a fine-tuning that is complete, or none."""
+    """Return the result of a run that is complete, or None."""
     file = folder / FINETUNE_FILE
     if not file.is_file():
         return None
@@ -73,17 +73,20 @@ def _scores(records: Iterable[dict[str, Any]]) -> tuple[ScoreRecord, ...]:
 
 
 def write_finetuning(folder: Path, result: FinetuneResult) -> None:
-    """Write `finetune.json`, which says that the fine-tuning is complete."""
+    """Write `finetune.json`, which marks the run complete."""
     content = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / FINETUNE_FILE, content.encode())
+    write_atomic(folder / FINETUNE_FILE, content.encode())
 
 
-def scores_table(result: FinetuneResult) -> Table:
-    """A row a score of each file."""
+def scores_table(result: FinetuneResult) -> "Table":
+    """Return a row a score of each file."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("file", "score"):
         table.add_column(name, no_wrap=True)
-    for name in ("value", "95% interval", "commonest answer", "examples"):
+    for name in ("value", "95% interval", "majority baseline", "examples"):
         table.add_column(name, justify="right", no_wrap=True)
     for part in result.files:
         for number, score in enumerate(part.scores):

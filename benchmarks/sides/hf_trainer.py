@@ -6,22 +6,14 @@ Beside a GPU two workers read ahead for it. Its model has no dropout, as everybo
 the steps.
 """
 
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import numpy as np
 import torch
+from sides.turns import Turns, Work, read_work
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
-
-from sides.turns import Turns
-from sides.work import Work, read_work
-
-MOST_STEPS = 1_000_000
 
 
 class Blocks(Dataset[dict[str, torch.Tensor]]):
@@ -42,48 +34,40 @@ class TakesTurns(TrainerCallback):
     """Holds the Trainer between two steps until its next turn."""
 
     def __init__(self, turns: Turns) -> None:
-        self.turns, self.left = turns, 0
+        self.turns = turns
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.left = self.turns.wait()
+        self.turns.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.turns.done(lambda: 0.0)  # the Trainer does not tell a callback its loss
-            self.left = self.turns.wait()
-            control.should_training_stop = self.left == 0
+        self.turns.step()
 
 
 def main() -> None:
-    work = read_work(sys.argv[1])
+    work = read_work()
     turns = Turns(work.device)
-    turns.ready()
     torch.manual_seed(1337)
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=work.vocab,
-            n_positions=work.block,
-            n_embd=work.width,
-            n_layer=work.layers,
-            n_head=work.heads,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-        )
+    config = GPT2Config(
+        vocab_size=work.vocab,
+        n_positions=work.block,
+        n_embd=work.width,
+        n_layer=work.layers,
+        n_head=work.heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            folder,
-            per_device_train_batch_size=work.batch,
-            max_steps=MOST_STEPS,
-            save_strategy="no",
-            bf16=work.precision == "bf16",
-            torch_compile=work.compile,
-            dataloader_num_workers=2 if work.device == "cuda" else 0,
-            use_cpu=work.device == "cpu",
-        )
-        Trainer(model, arguments, train_dataset=Blocks(work), callbacks=[TakesTurns(turns)]).train()
+    arguments = TrainingArguments(
+        str(Path(work.config).parent / "trainer"),
+        per_device_train_batch_size=work.batch,
+        max_steps=1_000_000,
+        save_strategy="no",
+        bf16=work.precision == "bf16",
+        torch_compile=work.compile,
+        dataloader_num_workers=2 if work.device == "cuda" else 0,
+        use_cpu=work.device == "cpu",
+    )
+    Trainer(GPT2LMHeadModel(config), arguments, train_dataset=Blocks(work), callbacks=[TakesTurns(turns)]).train()
 
 
 if __name__ == "__main__":

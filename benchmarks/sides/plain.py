@@ -1,21 +1,18 @@
-"""A short GPT and its loop in plain torch, in nanoGPT's manner: its blocks, its batches, its optimiser.
+"""A short GPT and its loop in plain torch, in nanoGPT's manner: its blocks, its batches, its optimizer.
 
-Its own writing: pre-norm blocks, fused attention, `cross_entropy` over all logits, samples at random places of a memory
-map, AdamW (fused) with decay for matrices, gradients clipped at 1, autocast for 16 bits, `torch.compile` of the model.
+Our own code: pre-norm blocks, fused attention, `cross_entropy` over all logits, samples at random places of a memory
+map, AdamW (fused) with decay for matrices, gradients clipped at 1, autocast for 16 bits, `torch.compile` of the model,
+and DDP with its defaults where there are several ranks.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import os
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from sides.turns import Turns, Work, read_work
+from torch import Tensor, distributed, nn
 from torch.nn import functional
-
-from sides.turns import Turns
-from sides.work import Work, read_work
+from torch.nn.parallel import DistributedDataParallel
 
 
 class Attention(nn.Module):
@@ -36,7 +33,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward network, each on a normalised copy of the stream."""
+    """Attention and a feed-forward network, each on a normalized copy of the stream."""
 
     def __init__(self, work: Work) -> None:
         super().__init__()
@@ -54,7 +51,8 @@ class GPT(nn.Module):
 
     def __init__(self, work: Work) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(work.padded_vocab, work.width), nn.Embedding(work.block, work.width)
+        rows = -(-work.vocab // 64) * 64  # padded, as nanoGPT and Malmoi do
+        self.tokens, self.positions = nn.Embedding(rows, work.width), nn.Embedding(work.block, work.width)
         self.blocks = nn.ModuleList(Block(work) for _ in range(work.layers))
         self.norm = nn.LayerNorm(work.width)
         for name, parameter in self.named_parameters():
@@ -71,7 +69,7 @@ class GPT(nn.Module):
 
 
 class Loop:
-    """The model, its optimiser and its data."""
+    """The model, its optimizer and its data."""
 
     def __init__(self, work: Work) -> None:
         torch.manual_seed(1337)
@@ -79,16 +77,20 @@ class Loop:
         self.tokens = np.memmap(work.tokens, dtype=np.uint16, mode="r")
         if work.device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
-        bare = GPT(work).to(work.device)
-        matrices = [parameter for parameter in bare.parameters() if parameter.dim() >= 2]
-        rest = [parameter for parameter in bare.parameters() if parameter.dim() < 2]
+        self.bare = GPT(work).to(work.device)
+        matrices = [parameter for parameter in self.bare.parameters() if parameter.dim() >= 2]
+        rest = [parameter for parameter in self.bare.parameters() if parameter.dim() < 2]
         groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=6e-4, betas=(0.9, 0.95), fused=True)
-        self.bare = bare
-        self.model = torch.compile(bare) if work.compile else bare
+        self.model: nn.Module = self.bare
+        if "WORLD_SIZE" in os.environ:
+            distributed.init_process_group("gloo")
+            self.model = DistributedDataParallel(self.bare)
+        if work.compile:
+            self.model = torch.compile(self.model)
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets at random places."""
+        """Read inputs and targets at random places."""
         work = self.work
         places = torch.randint(len(self.tokens) - work.block - 1, (work.batch,)).tolist()
         read = torch.from_numpy(np.stack([self.tokens[at : at + work.block + 1].astype(np.int64) for at in places]))
@@ -96,7 +98,8 @@ class Loop:
             read = read.pin_memory().to("cuda", non_blocking=True)
         return read[:, :-1], read[:, 1:]
 
-    def step(self) -> Tensor:
+    def step(self) -> None:
+        """Do one optimizer step."""
         inputs, targets = self.batch()
         with torch.autocast(self.work.device, dtype=torch.bfloat16, enabled=self.work.precision == "bf16"):
             loss: Tensor = self.model(inputs, targets)
@@ -104,18 +107,16 @@ class Loop:
         torch.nn.utils.clip_grad_norm_(self.bare.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss
 
 
 def main() -> None:
-    work = read_work(sys.argv[1])
+    work = read_work()
     turns = Turns(work.device)
-    turns.ready()
     loop = Loop(work)
-    while count := turns.wait():
-        for _ in range(count):
-            loss = loop.step()
-        turns.done(lambda loss=loss: float(loss.detach()))
+    turns.begin()
+    while True:
+        loop.step()
+        turns.step()
 
 
 if __name__ == "__main__":

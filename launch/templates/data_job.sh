@@ -1,12 +1,12 @@
 #!/bin/bash
-# Prepares the tokenizer and the shards of a run folder of Malmoi, without a GPU. A start goes on from what is there.
-# Written by `malmoi slurm`. Edit what you like and hand it to sbatch; the folder of --output must be there before.
+# Prepares the tokenizer and the shards of a run folder of Malmoi, without a GPU. A restart resumes what is there.
+# Written by `malmoi slurm`. Edit what you like and pass it to sbatch; the folder of --output must exist before.
 @@{sbatch}
 
 run=@@{run}
 settings=@@{settings}
 
-# The software.
+# Environment.
 @@{environment}
 command=(@@{command})
 

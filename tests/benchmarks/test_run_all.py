@@ -5,56 +5,46 @@ import sys
 from pathlib import Path
 
 import pytest
+from run_all import BENCHMARKS, ELSEWHERE, GPU_BENCHMARKS, MARKERS, Measured, tables
+from tables import with_tables
 
-from benchmarks.run_all import BENCHMARKS, ELSEWHERE, Measured, tables
 from tests.launching import ROOT
+from tests.time_limits import seconds
 
 SCRIPTS = {file.stem for file in (ROOT / "benchmarks").glob("*.py")}
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def test_every_script_is_run_or_it_is_said_why_not() -> None:
     run = {benchmark.script or name for name, benchmark in BENCHMARKS.items()}
     assert run | ELSEWHERE.keys() == SCRIPTS
+    assert GPU_BENCHMARKS.keys() <= run
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))])
-def test_the_scripts_that_a_page_names_are_there(page: str) -> None:
-    for name in re.findall(r"benchmarks/(\w+)\.py", (ROOT / page).read_text()):
+def test_the_scripts_that_a_page_names_exist(page: str) -> None:
+    for name in re.findall(r"benchmarks/(\w+)\.py", (ROOT / page).read_text(encoding="utf-8")):
         assert name in SCRIPTS, name
 
 
-def test_a_benchmark_is_run_and_what_it_said_is_kept_with_the_machine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", MARKERS)
+def test_the_page_shows_the_figures_as_they_were_recorded(device: str) -> None:
+    recorded = json.loads((RESULTS / f"{device}.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    results = {name: Measured(**plain) for name, plain in recorded.items()}
+    assert with_tables(page, MARKERS[device], tables(results)) == page
+
+
+def test_a_benchmark_is_run_and_its_figures_are_kept_with_the_machine(tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run(
             [sys.executable, "benchmarks/run_all.py", "--quick", "--only", "overhead", "--out", str(tmp_path)],
             cwd=ROOT,
             check=True,
             capture_output=True,
-            timeout=200,
+            timeout=seconds(200),
         )
-    (seen,) = json.loads((tmp_path / "cpu-quick.json").read_text()).values()
-    assert seen["command"].startswith("python benchmarks/overhead.py --layers 1")
-    assert seen["environment"]["torch"] and seen["environment"]["cores"]
-    assert seen["figures"]["ratio"] > 0
-
-
-def test_every_number_stands_on_the_page() -> None:
-    figures = {
-        "threads": 2,
-        "shape": {"layers": 6},
-        "speeds": [{"side": "plain", "ratio": [1.0, 0.5]}, {"side": "ours", "ratio": None}],
-        "measured": {"seconds": 0.25, "ways": {"malmoi": {"steps": 3}, "torch": {"steps": 4}}},
-        "parts": [{"part": "loss", "share": 0.25}, {"part": "rest", "share": 0.75}],
-    }
-    made = tables({"training": Measured("python x", "abc", 1.0, {"processor": "P", "cores": 2, "torch": "2"}, figures)})
-    for line in (
-        "`python x`: 1 s at abc on P,",
-        "threads 2, shape (layers 6).",
-        "| plain | 1 / 0.5 |",
-        "| ours |  |",
-        "measured: seconds 0.25.",
-        "| ways | steps |",
-        "| torch | 4 |",
-        '  "loss" : 25.0',
-    ):
-        assert line in made.splitlines(), line
+    (result,) = json.loads((tmp_path / "cpu-quick.json").read_text(encoding="utf-8")).values()
+    assert result["command"] == "python benchmarks/overhead.py --quick"
+    assert result["environment"]["torch"] and result["environment"]["cores"]
+    assert result["figures"]["ratio"] > 0

@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from benchmarks.scaling_model import (
+from scaling_model import (
     BACKENDS,
     BackendName,
     Cluster,
@@ -29,9 +29,11 @@ from benchmarks.scaling_model import (
     tree_seconds,
     waiting_seconds,
 )
-from configs.schema import ModelSettings
+
+from malmoi.configs.model import ModelSettings
+from malmoi.train.models import MODELS
 from tests.launching import ROOT, environment
-from train.size import parameter_count
+from tests.time_limits import seconds
 
 LINK = Link(bytes_a_second=100.0, latency=0.5)
 FREE = Link(1e30, 0.0)
@@ -70,7 +72,8 @@ def test_buckets_hold_all_parameters_and_close_when_full() -> None:
 
 def test_gpt2_has_its_parameters_and_the_embeddings_gradient_comes_last() -> None:
     units = gpt2_units(12, 768, 50304, 1024)
-    assert sum(unit.parameters for unit in units) == parameter_count(ModelSettings(12, 12, 768, 1024), 50304)
+    shape = ModelSettings(n_layer=12, n_head=12, n_embd=768, block_size=1024)
+    assert sum(unit.parameters for unit in units) == MODELS["gpt2"].num_params(shape, 50304)
     assert sum(unit.share for unit in units) == pytest.approx(1.0)
     assert units[-1].parameters == (50304 + 1024) * 768
 
@@ -124,22 +127,31 @@ def test_more_gpus_are_never_more_efficient(backend: BackendName, bandwidth: flo
 
 def test_the_link_of_two_measurements_gives_them_back() -> None:
     sizes = (1e3, 1e6)
-    seconds = (ring_seconds(1e3, 2, LINK), ring_seconds(1e6, 2, LINK))
-    link = fitted_link(sizes, seconds, 2)
+    taken = (ring_seconds(1e3, 2, LINK), ring_seconds(1e6, 2, LINK))
+    link = fitted_link(sizes, taken, 2)
     assert (link.bytes_a_second, link.latency) == (pytest.approx(100.0), pytest.approx(0.5))
 
 
-def test_the_script_models_every_backend_and_ends_with_one_json_object() -> None:
-    words = ["--only", "modelled", "--between", "12.5e9,30e-6", "--micro_batches", "4"]
+def modeled_rows(*words: str) -> Any:
+    """Run the script, and return what it models for each number of GPUs."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), *words],
+        [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), "--only", "modeled", *words],
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds(60),
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout.splitlines()[-1])["modelled"]["rows"]
+    return json.loads(done.stdout.splitlines()[-1])["modeled"]["rows"]
+
+
+def test_the_script_models_every_backend_on_other_links_and_ends_with_one_json_object() -> None:
+    rows = modeled_rows("--between", "12.5e9,30e-6", "--micro_batches", "4")
     assert [row["gpus"] for row in rows] == [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
     assert all(0 < row[backend] < 1 for row in rows for backend in BACKENDS)
+
+
+def test_the_recorded_efficiencies_are_those_of_the_model() -> None:
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text(encoding="utf-8"))
+    assert modeled_rows() == recorded["scaling"]["figures"]["modeled"]["rows"]

@@ -14,16 +14,19 @@ ONE = """
 import json, logging, sys
 from contextlib import contextmanager
 from pathlib import Path
-from configs.errors import BadInput
-from configs.schema import CleaningSettings, CorpusSettings, DataSettings
-from data_prep import chunks, once
-from data_prep.build import prepare_shards
+from malmoi.errors import UserError
+from malmoi.configs.corpus import CleaningSettings, CorpusSettings
+from malmoi.configs.data import DataSettings
+from malmoi.data_prep.readers import chunks
+from malmoi.data_prep.pipeline import build_once as once
+from malmoi.data_prep.pipeline.build import prepare_shards
 
 if __name__ == "__main__":
     logging.basicConfig(level="INFO")
     wanted = json.loads(sys.argv[1])
     # Many chunks of a small corpus; where chunks end decides where shards do.
     chunks.CHUNK_BYTES = 60_000
+    chunks.CHUNK_CHARACTERS = 20_000
     if wanted["lock"] == "nothing":
         @contextmanager
         def try_lock(path):
@@ -32,9 +35,10 @@ if __name__ == "__main__":
     cleaning = CleaningSettings(**wanted["corpus"].pop("cleaning", {}))
     corpus = CorpusSettings(input=tuple(wanted["corpus"].pop("input")), cleaning=cleaning, **wanted["corpus"])
     try:
-        print(prepare_shards(corpus, DataSettings(**wanted["data"]), Path(wanted["tokenizer"]), Path(wanted["out"])))
-    except BadInput as error:
-        sys.exit(f"BadInput: {error}")
+        data, plugins = DataSettings(**wanted["data"]), tuple(wanted["plugins"])
+        print(prepare_shards(corpus, data, Path(wanted["tokenizer"]), Path(wanted["out"]), plugins))
+    except UserError as error:
+        sys.exit(f"UserError: {error}")
 """
 
 
@@ -48,22 +52,26 @@ class Build:
         input: Path,
         lock: str = "real",
         corpus: dict[str, object] | None = None,
+        plugins: tuple[str, ...] = (),
+        cwd: Path = ROOT,
         **data: object,
     ) -> None:
+        """Start it in the folder `cwd`; `data` are fields of `DataSettings`."""
         out.mkdir(parents=True, exist_ok=True)
         script = out.parent / "one_build.py"
         if not script.exists():
-            script.write_text(ONE)
+            script.write_text(ONE, encoding="utf-8")
         wanted = {
             "corpus": {**(corpus or {}), "input": [str(input)]},
             "data": data,
             "tokenizer": str(tokenizer),
             "out": str(out),
             "lock": lock,
+            "plugins": plugins,
         }
         self.process = subprocess.Popen(
             [sys.executable, str(script), json.dumps(wanted)],
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -94,7 +102,7 @@ def content_of(folder: Path) -> dict[str, str]:
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
-    """Look until something is so."""
+    """Poll until something is so."""
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end, "it never came to be so"

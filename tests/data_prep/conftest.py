@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import CorpusSettings, TokenizerSettings
-from data_prep.build import prepare_tokenizer
+from malmoi.configs.corpus import CorpusSettings, TokenizerSettings
+from malmoi.data_prep.pipeline.build import prepare_tokenizer
 
 DEMO = "package:data_prep/demo_text"
 
@@ -28,7 +28,8 @@ def nasty() -> Path:
 @pytest.fixture(scope="session")
 def review_lines() -> list[str]:
     """A few thousand reviews, one line each, for corpora made on the spot."""
-    from data_prep.corpus import corpus_files, read_documents
+    from malmoi.data_prep.pipeline.corpus import read_documents
+    from malmoi.data_prep.readers.sources import corpus_files
 
     corpus = CorpusSettings(input=(f"{DEMO}/film_reviews.jsonl.gz",))
     lines: list[str] = []

@@ -1,12 +1,12 @@
-"""What the commands that use a model refuse: exit code 2 and one line, for each kind of input that is no good."""
+"""Bad input to the commands that use a model: exit code 2 and one line, for each kind of it."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from launch.cli import main
-from tests.inference.fewshot_models import bert
+from malmoi.launch.cli import main
+from tests.evaluation.fewshot.fewshot_models import bert
 
 
 class Refusals:
@@ -44,19 +44,20 @@ def test_a_model_of_another_architecture(refused: Refusals, tmp_path: Path) -> N
         "generate": (),
         "evaluate": ("--data", text),
         "quality": (),
-        "judge make": ("--data", text, "--out", out, "--texts", "1", "--control", "0"),
+        "judge make": ("--data", text, "--out", out, "--texts", "1", "--control_texts", "0"),
     }.items():
         if command == "judge make":
             many = refused.file("many.txt", *(f"첫 문장 {n}이다. {'하나 둘 셋 ' * 90}끝." for n in range(3)))
             words = ("--data", many, *words[2:])
-        assert "holds a BertForMaskedLM, which does not write text" in refused.of(command, *words, model=other), command
+        said = refused.of(command, *words, model=other)
+        assert "holds a BertForMaskedLM, which is no causal language model" in said, command
     tuned = ("--init_from", other, "--task.train", rows, "--run", out)
-    assert "holds a model of type bert; --init_from takes a GPT-2" in refused.of("finetune", *tuned, model="")
+    assert "holds a model of type bert; --init_from takes" in refused.of("finetune", *tuned, model="")
 
 
 def test_text_that_is_empty(refused: Refusals, tmp_path: Path) -> None:
     empty, out = refused.file("empty.txt"), str(tmp_path / "out")
-    assert "empty.txt: holds no text to score" in refused.of("evaluate", "--data", empty)
+    assert "empty.txt: holds no text to evaluate on" in refused.of("evaluate", "--data", empty)
     assert "empty.txt: holds no prompt" in refused.of("generate", "--prompts_file", empty)
     assert "empty.txt: 0 documents with an opening" in refused.of("judge make", "--data", empty, "--out", out)
     rows = refused.file("rows.jsonl", {"text": "글", "label": 1}, {"text": " ", "label": 0})
@@ -64,7 +65,7 @@ def test_text_that_is_empty(refused: Refusals, tmp_path: Path) -> None:
     assert "rows.jsonl:2: the text in 'text' is empty" in refused.of("finetune", *tuned, model="")
 
 
-def test_rows_without_the_field_that_is_asked_for(refused: Refusals, tmp_path: Path) -> None:
+def test_rows_without_the_field_that_is_named(refused: Refusals, tmp_path: Path) -> None:
     rows, out = refused.file("rows.jsonl", {"txt": "글이다. 글이다.", "label": 1}), str(tmp_path / "out")
     for command, words in {"evaluate": (), "judge make": ("--out", out)}.items():
         said = refused.of(command, "--data", rows, *words)
@@ -87,16 +88,16 @@ def test_more_than_the_models_context(refused: Refusals, tmp_path: Path) -> None
     assert "do not fit the model's context of 32" in refused.of("generate", "--max_new_tokens", "100")
     assert "shorten the prompt by" in refused.of("generate", "--prompt", "아주 긴 글이다 " * 40)
     said = refused.of("evaluate", "--data", text, "--stride", "33")
-    assert "--stride 33: choose 1 to the model's context of 32" in said
+    assert "stride 33: choose 1 to the model's context of 32" in said
     many = refused.file("many.txt", *(f"첫 문장 {n}이다. {'하나 둘 셋 ' * 90}끝." for n in range(9)))
-    words = ("--data", many, "--out", str(tmp_path / "out"), "--texts", "1", "--control", "0")
-    assert "too few texts reach the length" in refused.of("judge make", *words)
+    words = ("--data", many, "--out", str(tmp_path / "out"), "--texts", "1", "--control_texts", "0")
+    assert "too few continuations reach the length" in refused.of("judge make", *words)
 
 
-def test_a_fine_tuned_models_folder_writes_no_text(refused: Refusals, tmp_path: Path) -> None:
+def test_a_fine_tuned_models_folder_generates_no_text(refused: Refusals, tmp_path: Path) -> None:
     folder = tmp_path / "tuned"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"architectures": ["GPT2ForSequenceClassification"]}))
     (folder / "model.safetensors").write_bytes(b"")
     said = refused.of("generate", model=str(folder))
-    assert "holds a GPT2ForSequenceClassification, which does not write text" in said
+    assert "holds a GPT2ForSequenceClassification, which is no causal language model" in said

@@ -8,19 +8,19 @@ import pytest
 import torch
 from transformers import set_seed
 
-from configs.errors import BadInput
-from configs.schema import SamplingSettings
-from inference.generate import Batching, generate, read_prompts
-from inference.model_folder import LoadedModel, load_model
-from launch.cli import main
-from tests.inference.fewshot_models import gpt2
-from tests.launching import malmoi
+from malmoi.configs.outputs import SamplingSettings
+from malmoi.errors import UserError
+from malmoi.inference.generate import generate, read_prompts
+from malmoi.inference.model_folder import LoadedModel, load_model
+from malmoi.launch.cli import main
+from tests.evaluation.fewshot.fewshot_models import gpt2
+from tests.launching import run_malmoi
 
 SETTINGS = SamplingSettings(max_new_tokens=12, seed=7)
 
 WITHOUT_MALMOI = """
 import json, sys
-assert not any(name.split(".")[0] in ("train", "inference", "data_prep", "configs", "launch") for name in sys.modules)
+assert "malmoi" not in sys.modules
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
@@ -53,13 +53,13 @@ def test_a_process_without_malmoi_generates_the_same_text(finished_run: Path, tm
     theirs = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert theirs.returncode == 0, theirs.stderr
     words = ("--model", str(finished_run / "model"), "--prompt", "이순신", "--seed", "7", "--max_new_tokens", "12")
-    ours = malmoi("generate", *words, "--json")
+    ours = run_malmoi("generate", *words, "--json")
     assert ours.returncode == 0, ours.stderr
     printed = json.loads(ours.stdout)
     assert printed == {"prompt": "이순신", "seed": 7, "samples": json.loads(theirs.stdout)}
 
 
-def test_the_tutorials_prompt_with_its_bos_is_understood(loaded: LoadedModel) -> None:
+def test_a_literal_bos_at_the_start_of_a_prompt_is_the_one_that_is_added(loaded: LoadedModel) -> None:
     assert samples(loaded, "<s>이순신") == samples(loaded, "이순신")
 
 
@@ -101,12 +101,12 @@ def test_prompts_come_from_a_file_one_a_line(tmp_path: Path) -> None:
     file.write_text("이순신\r\n\n  영화는\u2028정말\n", encoding="utf-8")
     assert read_prompts(file) == ["이순신", "  영화는\u2028정말"]
     file.write_bytes("가".encode("cp949"))
-    with pytest.raises(BadInput, match=r"prompts.txt: not UTF-8 at byte 0"):
+    with pytest.raises(UserError, match=r"prompts.txt: not UTF-8 at byte 0"):
         read_prompts(file)
     file.write_text("\n")
-    with pytest.raises(BadInput, match="holds no prompt"):
+    with pytest.raises(UserError, match="holds no prompt"):
         read_prompts(file)
-    with pytest.raises(BadInput, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_prompts(tmp_path / "none.txt")
 
 
@@ -128,38 +128,38 @@ def test_a_batch_padded_on_the_left_gives_the_texts_of_one_prompt_at_a_time(
     sensitive: LoadedModel, change: dict[str, object]
 ) -> None:
     settings = replace(GREEDY, **change)
-    alone = list(generate(sensitive, PROMPTS, settings, batching=Batching(1, logprobs=True)))
+    alone = list(generate(sensitive, PROMPTS, settings, logprobs=True))
     assert len({result.tokens[0][0].id for result in alone}) > 1, "the prompts matter"
     for size in (2, 3, 4):
-        assert list(generate(sensitive, PROMPTS, settings, batching=Batching(size, logprobs=True))) == alone
+        assert list(generate(sensitive, PROMPTS, settings, batch_size=size, logprobs=True)) == alone
 
 
 def test_a_batch_of_several_samples_keeps_each_with_its_prompt(loaded: LoadedModel) -> None:
-    drawn = list(generate(loaded, PROMPTS, SETTINGS, batching=Batching(4)))
+    drawn = list(generate(loaded, PROMPTS, SETTINGS, batch_size=4))
     assert [result.prompt for result in drawn] == PROMPTS
     for result in drawn:
         assert len(result.samples) == 3
         assert all(text.startswith(result.prompt) for text in result.samples)
     lengths = replace(GREEDY, max_length=20)
-    assert list(generate(loaded, PROMPTS, lengths, batching=Batching(4))) == list(generate(loaded, PROMPTS, lengths))
+    assert list(generate(loaded, PROMPTS, lengths, batch_size=4)) == list(generate(loaded, PROMPTS, lengths))
 
 
-def test_a_stop_text_ends_a_sample_and_is_cut_off(loaded: LoadedModel) -> None:
-    [whole] = generate(loaded, ["영화"], GREEDY)
-    new = whole.samples[0].removeprefix("영화")
+def test_a_stop_string_ends_a_sample_and_is_cut_off(loaded: LoadedModel) -> None:
+    [uncut] = generate(loaded, ["영화"], GREEDY)
+    new = uncut.samples[0].removeprefix("영화")
     stop = new[3:5]
-    [cut] = generate(loaded, ["영화"], GREEDY, batching=Batching(stop=(stop, "없는 글자열"), logprobs=True))
+    [cut] = generate(loaded, ["영화"], GREEDY, stop=(stop, "없는 글자열"), logprobs=True)
     assert cut.samples[0] == "영화" + new[: new.index(stop)]
-    assert len(cut.tokens[0]) < len(whole.samples[0])
-    [kept] = generate(loaded, ["영화"], GREEDY, batching=Batching(stop=("영화",)))
+    assert len(cut.tokens[0]) < len(uncut.samples[0])
+    [kept] = generate(loaded, ["영화"], GREEDY, stop=("영화",))
     assert kept.samples[0].startswith("영화"), "the prompt itself may hold it"
-    with pytest.raises(BadInput, match="--stop"):
-        list(generate(loaded, ["영화"], GREEDY, batching=Batching(stop=("",))))
+    with pytest.raises(UserError, match=r"^stop: an empty string"):
+        list(generate(loaded, ["영화"], GREEDY, stop=("",)))
 
 
 def test_log_probabilities_are_the_models_own_whatever_the_sampling(loaded: LoadedModel) -> None:
     wild = replace(SETTINGS, temperature=3.0, top_k=5, repetition_penalty=1.3)
-    [drawn] = generate(loaded, ["이순신"], wild, batching=Batching(logprobs=True))
+    [drawn] = generate(loaded, ["이순신"], wild, logprobs=True)
     inputs = loaded.tokenizer("이순신", return_tensors="pt", return_token_type_ids=False)
     set_seed(7)
     theirs = loaded.model.generate(
@@ -172,11 +172,24 @@ def test_log_probabilities_are_the_models_own_whatever_the_sampling(loaded: Load
         assert tokens and [token.id for token in tokens] == new[row, : len(tokens)].tolist()
         directly = [float(logprobs[row, at, token.id]) for at, token in enumerate(tokens)]
         assert [token.logprob for token in tokens] == pytest.approx(directly, abs=1e-4)
-    batched = list(generate(loaded, PROMPTS, GREEDY, batching=Batching(4, logprobs=True)))
-    for together, alone in zip(
-        batched, generate(loaded, PROMPTS, GREEDY, batching=Batching(1, logprobs=True)), strict=True
-    ):
+    batched = list(generate(loaded, PROMPTS, GREEDY, batch_size=4, logprobs=True))
+    for together, alone in zip(batched, generate(loaded, PROMPTS, GREEDY, logprobs=True), strict=True):
         assert [t.logprob for t in together.tokens[0]] == pytest.approx([t.logprob for t in alone.tokens[0]], abs=1e-5)
+
+
+def test_plain_arguments_are_the_settings_of_the_same_names(sensitive: LoadedModel) -> None:
+    [by_settings] = generate(sensitive, ["영화"], replace(SETTINGS, temperature=0.5))
+    assert generate(sensitive, "영화", SETTINGS, temperature=0.5) == [by_settings]
+    assert sensitive.folder is not None
+    assert generate(str(sensitive.folder), ["영화"], max_new_tokens=12, seed=7, temperature=0.5) == [by_settings]
+    for change, message in (
+        ({"temperture": 0.5}, r"^unknown setting 'temperture'; did you mean 'temperature'"),
+        ({"num_return_sequences": 0}, r"^num_return_sequences 0: give"),
+        ({"top_p": 1.5}, r"^top_p 1.5: give"),
+        ({"batch_size": 0}, r"^batch_size 0: choose 1 or more"),
+    ):
+        with pytest.raises(UserError, match=message):
+            generate(sensitive, "영화", **change)  # type: ignore[arg-type]
 
 
 def test_the_command_prints_tokens_only_where_they_are_asked_for(

@@ -6,11 +6,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from configs.schema import SamplingSettings
-from inference.generate import generate
-from inference.model_folder import load_model
-from inference.sample_output import LiveSamples
-from tests.inference.fewshot_models import gpt2
+from malmoi.configs.outputs import SamplingSettings
+from malmoi.inference.generate import sample_prompts
+from malmoi.inference.model_folder import load_model
+from malmoi.inference.sample_output import LiveSamples
+from tests.evaluation.fewshot.fewshot_models import gpt2
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -28,12 +28,13 @@ def test_the_terminal_is_as_it_was_however_generation_ends(tmp_path: Path, error
             raise error
 
     loaded.model.register_forward_pre_hook(end_early)
-    drawn = generate(loaded, ["이순신"], settings, Console(file=screen, force_terminal=True))
+    console = Console(file=screen, force_terminal=True)
+    results = sample_prompts(loaded, ["이순신"], settings, console=console)
     if error is None:
-        assert len(next(drawn).samples) == 2
+        assert len(next(results).samples) == 2
     else:
         with pytest.raises(error):
-            next(drawn)
+            next(results)
     shown = screen.getvalue()
     assert shown.count("이순신") >= 2 * 4, "both samples, after each pass"
     assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)

@@ -39,15 +39,15 @@ addEventListener("load", async () => {
   const axis = document.querySelector(".axis [value=steps]");
   axis.click();
   await new Promise((go) => setTimeout(go, 300));
-  const colour = (part) => getComputedStyle(document.querySelector(`.js-plotly-plot ${part}`)).fill;
+  const color = (part) => getComputedStyle(document.querySelector(`.js-plotly-plot ${part}`)).fill;
   parent.postMessage(JSON.stringify({
     charts: wanted,
     drawn: drawnAtOnce,
     overflow: document.documentElement.scrollWidth - innerWidth,
     width: innerWidth,
     page: getComputedStyle(document.body).backgroundColor,
-    ticks: colour(".xtick text"),
-    legend: colour(".legendtext"),
+    ticks: color(".xtick text"),
+    legend: color(".legendtext"),
     axis: document.querySelector(".js-plotly-plot .xtitle").textContent,
     attacked: typeof window.attacked !== "undefined",
     bold: document.querySelectorAll("blockquote b").length,
@@ -107,7 +107,7 @@ def recording_proxy() -> Iterator[tuple[int, list[str]]]:
         server.close()
 
 
-def look(browser: str, page: Path, scratch: Path, width: int, dark: bool) -> tuple[Seen, list[str]]:
+def open_page(browser: str, page: Path, scratch: Path, width: int, dark: bool) -> tuple[Seen, list[str]]:
     """Open `page` in a window of `width`; also the outside addresses that it asked for."""
     scratch.mkdir()
     probed = scratch / "probed.html"

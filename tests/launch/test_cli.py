@@ -1,22 +1,23 @@
-"""The command as a user meets it: exit codes, one line on stderr, nothing half-made."""
+"""The command line: exit codes, one line on stderr, nothing half-written."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.launching import ROOT, environment, malmoi
+from tests.launching import ROOT, environment, run_malmoi
+from tests.time_limits import seconds, wait_until
 
 
 def refused(*words: str, cwd: Path | None = None) -> str:
     """The one line that a refused command line leaves on stderr."""
-    done = malmoi(*words, cwd=cwd)
+    done = run_malmoi(*words, cwd=cwd)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr
@@ -24,85 +25,105 @@ def refused(*words: str, cwd: Path | None = None) -> str:
     return done.stderr
 
 
-def test_help_answers_at_once_and_names_every_command() -> None:
-    malmoi("--help")
-    fastest = 99.0
-    for _ in range(5):
-        began = time.perf_counter()
-        done = malmoi("--help")
-        fastest = min(fastest, time.perf_counter() - began)
-    assert done.returncode == 0
-    for name in (
-        "tokenizer",
-        "prepare",
-        "verify",
-        "inspect",
-        "train",
-        "generate",
-        "evaluate",
-        "fewshot",
-        "quality",
-        "report",
-        "doctor",
-        "slurm",
-    ):
-        assert f"  {name} " in done.stdout
-    imported = malmoi_imports("--help")
-    assert not imported & {"torch", "transformers", "tokenizers", "numpy", "rich", "jsonargparse", "yaml"}, fastest
-
-
-def malmoi_imports(*words: str) -> set[str]:
-    """Top-level modules that a command line imports."""
-    import subprocess
-    import sys
-
-    from tests.launching import environment
-
-    script = "import sys; from launch.cli import main; main(); print('\\n'.join(sys.modules), file=sys.stderr)"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *words], env=environment(), capture_output=True, text=True, check=True
-    )
-    return {name.split(".")[0] for name in done.stderr.split()}
-
-
-@pytest.mark.parametrize(
-    "command", ["tokenizer", "prepare", "train", "generate", "evaluate", "fewshot", "quality", "inspect", "verify"]
+COMMANDS = (
+    *("tokenizer", "prepare", "verify", "inspect", "train", "finetune", "generate", "evaluate", "fewshot", "quality"),
+    *("judge", "report", "slurm", "doctor"),
 )
+SLOW_IMPORTS = {"torch", "transformers", "tokenizers", "numpy", "rich", "jsonargparse", "yaml", "logging"}
+
+
+def test_help_names_every_command_and_imports_nothing_slow() -> None:
+    done = run_malmoi("--help")
+    assert done.returncode == 0
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    script = "import sys; from malmoi.launch.cli import main; main(); print(*sys.modules, sep='\\n', file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"], env=environment(), capture_output=True, text=True, check=True
+    )
+    imported = {name.split(".")[0] for name in done.stderr.split()}
+    assert "malmoi" in imported and not imported & SLOW_IMPORTS
+
+
+WAYS_TO_TRAIN = {
+    "malmoi train": (str(Path(sys.executable).parent / "malmoi"), "train"),
+    "python -m malmoi.train": (sys.executable, "-m", "malmoi.train"),
+    "python -m train": (sys.executable, "-m", "train"),
+}
+
+
+def trained_by(way: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run one of `WAYS_TO_TRAIN`, without the checkout in the search path."""
+    variables = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+    command = [*WAYS_TO_TRAIN[way], *words]
+    return subprocess.run(
+        command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=seconds(120), check=False
+    )
+
+
+def test_every_way_to_train_is_the_same_command() -> None:
+    shown = [trained_by(way, "--help", cwd=ROOT) for way in WAYS_TO_TRAIN]
+    assert [done.returncode for done in shown] == [0, 0, 0], shown[-1].stderr
+    assert shown[0].stdout == shown[1].stdout == shown[2].stdout
+    assert shown[0].stdout.startswith("usage: malmoi train ")
+
+
+@pytest.mark.parametrize("way", ["malmoi train", "python -m malmoi.train"])
+def test_a_users_own_modules_in_the_current_folder_do_not_shadow_ours(way: str, tmp_path: Path) -> None:
+    for name in ("train", "launch", "configs", "data_prep", "inference", "evaluation"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} is shadowed')\n", encoding="utf-8")
+    done = trained_by(way, "--run", "run", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "corpus.input is empty" in done.stderr
+
+
+PLUGIN_COMMANDS = ("tokenizer", "prepare", "train", "finetune", "generate", "evaluate", "quality", "fewshot")
+
+
+@pytest.mark.parametrize("command", PLUGIN_COMMANDS)
+def test_a_command_imports_its_plugins_first(command: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit(7)\n", encoding="utf-8")
+    done = run_malmoi(command, "--plugins", "[mine]", cwd=tmp_path)
+    assert done.returncode == 7, done.stderr
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("slurm", "judge")])
 def test_each_command_lists_its_settings(command: str) -> None:
-    done = malmoi(command, "--help")
+    done = run_malmoi(command, "--help")
     assert done.returncode == 0, done.stderr
     assert f"malmoi {command}" in done.stdout
 
 
 @pytest.mark.parametrize("words", [(), ("slurm",), ("judge",)])
-def test_a_command_that_is_not_whole_is_bad_usage_and_help_is_not(words: tuple[str, ...]) -> None:
-    bare, asked = malmoi(*words), malmoi(*words, "--help")
+def test_an_incomplete_command_is_bad_usage_and_help_is_not(words: tuple[str, ...]) -> None:
+    bare, asked = run_malmoi(*words), run_malmoi(*words, "--help")
     assert (bare.returncode, bare.stdout) == (2, "")
     assert (asked.returncode, asked.stderr) == (0, "")
     assert bare.stderr == asked.stdout and bare.stderr.startswith(f"usage: {' '.join(('malmoi', *words))} ")
 
 
-def test_unknown_names_are_refused_with_their_nearest_neighbour(tmp_path: Path) -> None:
+def test_unknown_names_are_refused_with_their_nearest_name(tmp_path: Path) -> None:
     assert "no command 'trian'; did you mean 'train'? See `malmoi --help`" in refused("trian")
     assert "no command 'xyzzy'. See `malmoi --help`" in refused("xyzzy")
     assert "no command 'judge xyzzy'. See `malmoi judge --help`" in refused("judge", "xyzzy")
-    assert "unknown setting '--train.stepz'; did you mean '--train.steps'?" in refused("train", "--train.stepz", "3")
+    assert "unknown setting '--train.max_stepz'; did you mean '--train.max_steps'?" in refused(
+        "train", "--train.max_stepz", "3"
+    )
     assert "unknown setting '--confg'; did you mean '--config'?" in refused("train", "--confg", "demo")
-    assert "train.learning_rate -1.0: choose a number from 0" in refused("train", "--train.learning_rate", "-1")
+    assert "optim.lr -1: give" in refused("train", "--optim.lr", "-1")
     assert "no preset of that name; did you mean 'gpt2-small'?" in refused("train", "--config", "gpt2-smal")
     file = tmp_path / "c.yaml"
-    file.write_text("run: x\ntrain:\n  setps: 3\n")
-    assert f"{file}:3: unknown setting 'train.setps'; did you mean 'train.steps'?" in refused(
+    file.write_text("run: x\ntrain:\n  max_setps: 3\n", encoding="utf-8")
+    assert f"{file}:3: unknown setting 'train.max_setps'; did you mean 'train.max_steps'?" in refused(
         "train", "--config", str(file)
     )
-    file.write_text("run: [\n")
+    file.write_text("run: [\n", encoding="utf-8")
     assert f"{file}:2: no valid YAML" in refused("train", "--config", str(file))
-    file.write_text("- 1\n")
+    file.write_text("- 1\n", encoding="utf-8")
     assert f"{file}:1: no settings" in refused("train", "--config", str(file))
 
 
 def test_a_value_of_the_wrong_type_is_refused() -> None:
-    assert "train.steps" in refused("train", "--train.steps", "many")
+    assert "train.max_steps" in refused("train", "--train.max_steps", "many")
 
 
 def write(folder: Path, content: bytes, name: str = "corpus.jsonl") -> Path:
@@ -156,24 +177,26 @@ def test_a_vocabulary_smaller_than_the_alphabet_is_refused(corpus_file: Path, tm
 
 def test_text_goes_to_shards_by_hand(corpus_file: Path, tmp_path: Path) -> None:
     tokenizer, out = str(tmp_path / "tokenizer"), str(tmp_path / "shards")
-    made = malmoi("tokenizer", "--input", str(corpus_file), "--vocab_size", "2000", "--out", tokenizer)
+    made = run_malmoi("tokenizer", "--input", str(corpus_file), "--vocab_size", "2000", "--out", tokenizer)
     assert made.stdout.strip() == tokenizer, made.stderr
     assert "holds a tokenizer already" in refused("tokenizer", "--input", str(corpus_file), "--out", tokenizer)
-    made = malmoi("prepare", "--input", str(corpus_file), "--tokenizer", tokenizer, "--out", out, "--held_out", "0.1")
+    made = run_malmoi(
+        "prepare", "--input", str(corpus_file), "--tokenizer", tokenizer, "--out", out, "--val_fraction", "0.1"
+    )
     folder = Path(made.stdout.strip())
     assert folder.parent == Path(out), made.stderr
-    assert malmoi("verify", out).returncode == 0
-    shown = malmoi("inspect", out)
+    assert run_malmoi("verify", out).returncode == 0
+    shown = run_malmoi("inspect", out)
     assert shown.returncode == 0, shown.stderr
     assert "bytes a token" in shown.stdout
-    document = malmoi("inspect", out, "--document", "0")
+    document = run_malmoi("inspect", out, "--document", "0")
     assert document.stdout.startswith("<s>"), document.stderr
     assert "documents 0 to" in refused("inspect", out, "--document", "100000")
 
 
 def test_verify_finds_damage_in_shards_checkpoint_and_model(finished_run: Path, tmp_path: Path) -> None:
-    assert "a checkpoint, whole" in malmoi("verify", str(finished_run / "checkpoints" / "step-000020")).stdout
-    assert "a model, whole" in malmoi("verify", str(finished_run / "model")).stdout
+    for folder, kind in (("checkpoints/step-000020", "checkpoint"), ("model", "model")):
+        assert run_malmoi("verify", str(finished_run / folder)).stdout == f"{finished_run / folder}: valid {kind}\n"
     for kind, file in (("checkpoints/step-000020", "optimizer.safetensors"), ("model", "model.safetensors")):
         copy = tmp_path / Path(kind).name
         shutil.copytree(finished_run / kind, copy)
@@ -185,32 +208,32 @@ def test_verify_finds_damage_in_shards_checkpoint_and_model(finished_run: Path, 
 
 
 def test_evaluate_prints_one_json_object(finished_run: Path, corpus_file: Path, tmp_path: Path) -> None:
-    done = malmoi("evaluate", "--model", str(finished_run / "model"), "--data", str(corpus_file), "--json")
+    done = run_malmoi("evaluate", "--model", str(finished_run / "model"), "--data", str(corpus_file), "--json")
     assert done.returncode == 0, done.stderr
     score = json.loads(done.stdout)
     assert set(score) == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
     assert 1.0 < score["bits_per_byte"] < 4.0
-    (tmp_path / "a.txt").write_text("영화가 재미있다\n또 보고 싶다\n")
+    (tmp_path / "a.txt").write_text("영화가 재미있다\n또 보고 싶다\n", encoding="utf-8")
     (tmp_path / "b.txt").write_bytes("영화가 재미있다\n또 보고 싶다\n".encode("cp949"))
     words = ("evaluate", "--model", str(finished_run / "model"), "--json", "--data")
     assert "b.txt:1: not UTF-8" in refused(*words, str(tmp_path / "b.txt"))
-    as_cp949 = malmoi(*words, str(tmp_path / "b.txt"), "--encoding", "cp949")
-    assert json.loads(as_cp949.stdout) == json.loads(malmoi(*words, str(tmp_path / "a.txt")).stdout)
+    as_cp949 = run_malmoi(*words, str(tmp_path / "b.txt"), "--encoding", "cp949")
+    assert json.loads(as_cp949.stdout) == json.loads(run_malmoi(*words, str(tmp_path / "a.txt")).stdout)
 
 
 def test_a_tokenizer_that_does_not_fit_the_shards_is_refused(
     finished_run: Path, corpus_file: Path, tmp_path: Path
 ) -> None:
     other, out = str(tmp_path / "other"), str(tmp_path / "shards")
-    malmoi("tokenizer", "--input", str(corpus_file), "--vocab_size", "1900", "--out", other)
-    malmoi("prepare", "--input", str(corpus_file), "--tokenizer", other, "--out", out, "--held_out", "0.2")
+    run_malmoi("tokenizer", "--input", str(corpus_file), "--vocab_size", "1900", "--out", other)
+    run_malmoi("prepare", "--input", str(corpus_file), "--tokenizer", other, "--out", out, "--val_fraction", "0.2")
     words = ("--model", str(finished_run / "model"), "--data", out)
     assert "made with another tokenizer" in refused("evaluate", *words)
 
 
 def test_presets_are_complete_and_parse() -> None:
-    from configs.command_line import parse_settings, preset_names
-    from configs.schema import RunSettings
+    from malmoi.configs.parser import parse_settings, preset_names
+    from malmoi.configs.run import RunSettings
 
     expected = {"demo", "tutorial", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"}
     expected |= {f"gpt3-{size}" for size in ("small", "medium", "large", "xl", "2.7b", "6.7b", "13b")}
@@ -218,14 +241,14 @@ def test_presets_are_complete_and_parse() -> None:
     for name in expected:
         settings = parse_settings(RunSettings, ["--config", name], "malmoi train", "")
         assert settings.model.n_embd % settings.model.n_head == 0
-        assert settings.train.global_batch % settings.train.micro_batch == 0
+        assert settings.train.global_batch_size % settings.train.micro_batch_size == 0
         by_path = parse_settings(RunSettings, ["--config", str(ROOT / "configs" / f"{name}.yaml")], "malmoi train", "")
         assert by_path == settings
 
 
 def test_offload_without_zero_is_refused(tmp_path: Path) -> None:
     words = ("train", "--config", "demo", "--run", str(tmp_path / "run"), "--parallel.offload", "true")
-    assert "parallel.offload: the backend is single, which keeps all on its device" in refused(*words)
+    assert "parallel.offload: the backend is single, which keeps everything on its device" in refused(*words)
 
 
 def test_ctrl_c_is_one_line_and_an_exit_code_of_its_own(tmp_path: Path) -> None:
@@ -233,17 +256,17 @@ def test_ctrl_c_is_one_line_and_an_exit_code_of_its_own(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts"
     os.mkfifo(prompts)
     words = ["generate", "--model", str(tmp_path), "--prompts_file", str(prompts)]
-    command = [sys.executable, "-m", "launch", *words]
+    command = [sys.executable, "-m", "malmoi.launch", *words]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                writer = os.open(prompts, os.O_WRONLY | os.O_NONBLOCK)
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "nobody reads the prompts"
-                time.sleep(0.05)
+        writers: list[int] = []
+
+        def is_read() -> bool:
+            with contextlib.suppress(OSError):
+                writers.append(os.open(prompts, os.O_WRONLY | os.O_NONBLOCK))
+            return bool(writers)
+
+        wait_until(is_read, 60, "the command reads its prompts")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
-        os.close(writer)
+        _, said = process.communicate(timeout=seconds(30))
+        os.close(writers[0])
     assert (process.returncode, said) == (130, "malmoi generate: interrupted\n")

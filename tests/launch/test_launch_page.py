@@ -1,4 +1,4 @@
-"""docs/launch.md says what the code says, and each README's line for Slurm is taken."""
+"""docs/launch.md agrees with the code, and the Slurm commands of the README are accepted."""
 
 import re
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks.backends import GIB_OF_A_GPU, GPUS, USABLE, WAYS, cell, needed_gib, table
-from configs.command_line import parse_settings, preset_names
-from configs.commands import SlurmOptions
-from configs.schema import RunSettings
-from launch.slurm_checks import check_request
-from launch.slurm_request import parse_request
+from malmoi.configs.commands import SlurmOptions
+from malmoi.configs.parser import parse_settings, preset_names
+from malmoi.configs.run import RunSettings
+from malmoi.launch.slurm.checks import check_request
+from malmoi.launch.slurm.request import parse_request
 from tests.launching import ROOT
 
-PAGE = (ROOT / "docs" / "launch.md").read_text()
+PAGE = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_backends_is_what_the_arithmetic_gives() -> None:
+def test_the_table_of_backends_is_what_the_memory_estimate_gives() -> None:
     assert "\n".join(table()) in PAGE
 
 
@@ -30,33 +30,35 @@ def test_the_first_way_that_fits_is_chosen(preset: str) -> None:
 
 
 def test_every_option_and_message_of_the_page_exists() -> None:
-    code = "".join(file.read_text() for folder in ("launch", "train") for file in (ROOT / folder).rglob("*.*sh"))
-    code += "".join(file.read_text() for folder in ("launch", "train") for file in (ROOT / folder).glob("*.py"))
+    files = [
+        file for folder in ("launch", "train") for kind in ("*.sh", "*.py") for file in (ROOT / folder).rglob(kind)
+    ]
+    code = "".join(file.read_text(encoding="utf-8") for file in files)
     slurm = PAGE[PAGE.index("## Slurm") : PAGE.index("## By hand")]
     others = {"config", "cluster", "run", "help", "grid", "finetune", "task"}
     for option in set(re.findall(r"(?<![\w-])--(\w+)", slurm)) - others:
         assert option in SlurmOptions.__dataclass_fields__ or f"{option}" in RunSettings.__dataclass_fields__, option
     for message in (
-        "a disk of this machine that the nodes do not see",
-        "is not there on every node",
-        "starts in a row brought no checkpoint",
+        "a local disk that other nodes cannot see",
+        "is not visible on every node",
+        "consecutive starts made no progress",
         "the ranks did not stop in time",
         "ports up to",
-        "this cluster requeues no jobs",
-        "no job could be queued to go on after this one",
+        "this cluster does not requeue jobs",
+        "could not queue the next job of the chain",
         "another process trains here",
         "without RANK",
     ):
         assert message in PAGE and message in code, message
 
 
-def test_the_files_that_the_page_names_are_there() -> None:
+def test_the_files_that_the_page_names_exist() -> None:
     for name in re.findall(r"(?:configs|launch|benchmarks)/[\w/]+\.\w+", PAGE):
         assert (ROOT / Path(name)).is_file(), name
 
 
 @pytest.mark.parametrize("page", ["README.md", "README.ko.md", "docs/launch.md"])
-def test_every_job_of_the_page_is_taken_where_c_is_any_of_the_gpt_presets(page: str) -> None:
+def test_every_job_of_the_page_is_accepted_for_each_gpt_preset(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     lines = re.findall(r"malmoi slurm (?:submit|render) (--config [^`#>|\n]*\d)", text)
     assert lines

@@ -1,12 +1,13 @@
-"""`configs/accelerate/multi_node.yaml`: two machines, played by two launchers on this one."""
+"""`configs/accelerate/multi_node.yaml`: two machines, simulated by two launchers on this one."""
 
 import subprocess
 from pathlib import Path
 
-from configs.command_line import settings_as_yaml
-from configs.schema import RunSettings
-from tests.cluster.cluster import free_ports
+from malmoi.configs.parser import settings_as_yaml
+from malmoi.configs.run import RunSettings
+from tests.launch.cluster.cluster import free_ports
 from tests.launching import ACCELERATE, ROOT, environment, step_losses
+from tests.time_limits import seconds
 
 CONFIG = str(ROOT / "configs" / "accelerate" / "multi_node.yaml")
 
@@ -15,7 +16,7 @@ def test_two_machines_under_accelerate_log_the_losses_of_one(
     tiny_settings: RunSettings, finished_run: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "tiny.yaml"
-    file.write_text(settings_as_yaml(tiny_settings))
+    file.write_text(settings_as_yaml(tiny_settings), encoding="utf-8")
     port = str(free_ports(1)[0])
     # One process a machine, and no GPU: the rest is as the file says.
     here = ("--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port)
@@ -23,7 +24,7 @@ def test_two_machines_under_accelerate_log_the_losses_of_one(
         subprocess.Popen(
             [
                 *(ACCELERATE, "launch", "--config_file", CONFIG, *here, "--machine_rank", str(number)),
-                *("-m", "train", "--config", str(file), "--run", str(tmp_path / "run")),
+                *("-m", "malmoi.train", "--config", str(file), "--run", str(tmp_path / "run")),
             ],
             env={**environment(), "ACCELERATE_USE_CPU": "true"},
             stdout=subprocess.DEVNULL,
@@ -32,7 +33,11 @@ def test_two_machines_under_accelerate_log_the_losses_of_one(
         )
         for number in (0, 1)
     ]
-    said = [machine.communicate(timeout=180)[1] for machine in machines]
+    try:
+        said = [machine.communicate(timeout=seconds(180))[1] for machine in machines]
+    finally:
+        for machine in machines:
+            machine.terminate()
     assert [machine.returncode for machine in machines] == [0, 0], "\n".join(said)
     assert "2 ranks" in said[0]
     pairs = zip(step_losses(finished_run), step_losses(tmp_path / "run"), strict=True)

@@ -8,5 +8,6 @@ from accelerate.state import AcceleratorState
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
+    """Forget the ranks that an earlier run in this process joined."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield

@@ -1,9 +1,9 @@
 """`python tests/train/faulty.py FAULT RANK STEPS WORDS...`: `malmoi train` with one thing going wrong on one rank.
 
 FAULT, at the micro-batches STEPS (`5` or `5-8`) that the rank computes after its start: `nan` and `spike` spoil the
-loss, `stall` stops for good, `raise` raises, `die` ends the process by SIGKILL in its first life, `stop` asks it to
-stop. `oom` finds memory for two samples only, in the search for a micro-batch; `grow` has fp16's loss scale grow after
-STEPS good updates.
+loss, `stall` hangs, `raise` raises, `die` ends the process by SIGKILL unless torchrun has restarted it, `stop` asks it
+to stop. `oom` finds memory for two samples only, in the search for a micro-batch; `grow` has fp16's loss scale grow
+after STEPS good steps.
 """
 
 import os
@@ -14,22 +14,23 @@ from typing import Any
 
 import torch
 
-import train.loss_scale
-import train.task
-from launch.cli import main
-from train.documents import Batch
-from train.model import TrainedGPT2
-from train.objective import batch_nats
+import malmoi.train.backends.loss_scale
+import malmoi.train.tasks.language_modeling
+from malmoi.launch.cli import main
+from malmoi.train.data.document_mask import Batch
+from malmoi.train.models.gpt2 import TrainingGPT2
+from malmoi.train.tasks.language_modeling import batch_loss_sum
 
 
-def faulty_nats(fault: str, rank: int, first_step: int, last_step: int) -> None:
-    updates = -1
+def spoil_loss(fault: str, rank: int, first_step: int, last_step: int) -> None:
+    """Have `rank` do what `fault` says in its micro-batches `first_step` to `last_step`, from 1."""
+    computed = 0
 
-    def nats(model: torch.nn.Module, batch: Batch, *rest: object) -> torch.Tensor:
-        nonlocal updates
-        result = batch_nats(model, batch, *rest)  # type: ignore[arg-type]
-        updates += 1
-        if os.environ.get("RANK", "0") == str(rank) and first_step <= updates + 1 <= last_step:
+    def loss_sum(model: torch.nn.Module, batch: Batch, *rest: object) -> torch.Tensor:
+        nonlocal computed
+        result = batch_loss_sum(model, batch, *rest)  # type: ignore[arg-type]
+        computed += 1
+        if os.environ.get("RANK", "0") == str(rank) and first_step <= computed <= last_step:
             if fault == "nan":
                 return result * float("nan")
             if fault == "spike":
@@ -44,21 +45,22 @@ def faulty_nats(fault: str, rank: int, first_step: int, last_step: int) -> None:
                 raise RuntimeError("a fault on purpose")
         return result
 
-    train.task.batch_nats = nats
+    malmoi.train.tasks.language_modeling.batch_loss_sum = loss_sum
 
 
-def little_memory() -> None:
-    plain = TrainedGPT2.forward
+def limit_memory() -> None:
+    """Have the model run out of memory with more than two samples."""
+    plain = TrainingGPT2.forward
 
-    def forward(model: TrainedGPT2, input_ids: torch.Tensor, *rest: Any, **named: Any) -> Any:
+    def forward(model: TrainingGPT2, input_ids: torch.Tensor, *rest: Any, **named: Any) -> Any:
         if model.training and len(input_ids) > 2:
             raise torch.OutOfMemoryError
         return plain(model, input_ids, *rest, **named)
 
-    TrainedGPT2.forward = forward
+    TrainingGPT2.forward = forward
 
 
-def lift_deepspeeds_device_check() -> None:
+def lift_deepspeed_device_check() -> None:
     """DeepSpeed refuses fp16 on a CPU, where it is slow and computes all the same."""
     from deepspeed.accelerator import get_accelerator
 
@@ -66,14 +68,14 @@ def lift_deepspeeds_device_check() -> None:
 
 
 if __name__ == "__main__":
-    if "LIFT_DEEPSPEEDS_DEVICE_CHECK" in os.environ:
-        lift_deepspeeds_device_check()
+    if "LIFT_DEEPSPEED_DEVICE_CHECK" in os.environ:
+        lift_deepspeed_device_check()
     fault, rank, steps, *words = sys.argv[1:]
     if fault == "oom":
-        little_memory()
+        limit_memory()
     elif fault == "grow":
-        train.loss_scale.GROWTH_INTERVAL = int(steps)
+        malmoi.train.backends.loss_scale.GROWTH_INTERVAL = int(steps)
     else:
         first, _, last = steps.partition("-")
-        faulty_nats(fault, int(rank), int(first), int(last or first))
+        spoil_loss(fault, int(rank), int(first), int(last or first))
     sys.exit(main(["train", *words]))

@@ -1,25 +1,47 @@
-"""Functions run on two gloo ranks, each a process of its own."""
+"""Functions and runs on gloo ranks, each rank a process of its own."""
 
+import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch.multiprocessing
 from torch import distributed
 
-MOST_SECONDS = 100
+from tests.launching import ROOT, environment
+from tests.time_limits import seconds
 
 
 def on_two_ranks(function: Callable[[int, Path], None], folder: Path) -> None:
     """Run `function(rank, folder)`, a module's own, on both; raises what either raised, or that they hang."""
     context = torch.multiprocessing.spawn(_joined, (function, folder), nprocs=2, join=False)
-    deadline = time.monotonic() + MOST_SECONDS
+    limit = seconds(100)
+    end = time.monotonic() + limit
     while not context.join(timeout=1):
-        if time.monotonic() > deadline:
+        if time.monotonic() > end:
             for process in context.processes:
                 process.kill()
-            raise TimeoutError(f"two ranks in {function.__name__} for more than {MOST_SECONDS} s")
+            raise TimeoutError(f"two ranks in {function.__name__} for more than {limit:.0f} s")
+
+
+def run_many(ranks: int, lists: Sequence[Sequence[str]], folder: Path) -> None:
+    """Run many `malmoi train` on the same ranks, in `folder`, all of which must succeed; see `many_runs.py`."""
+    file = folder / f"lists-{ranks}.json"
+    file.write_text(json.dumps(lists), encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--standalone"]
+    done = subprocess.run(
+        [*torchrun, str(ROOT / "tests" / "train" / "many_runs.py"), str(file)],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=seconds(900),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-20000:]
 
 
 def _joined(rank: int, function: Callable[[int, Path], None], folder: Path) -> None:

@@ -6,15 +6,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_prep.shards import Shard, TokenStream
-from train.documents import Batch, DocumentStarts, DocumentTokens
+from malmoi.data_prep.shards.indexed_dataset import Shard
+from malmoi.data_prep.shards.token_stream import TokenStream
+from malmoi.train.data.document_mask import Batch, DocumentStarts, DocumentTokens
 
 CPU = torch.device("cpu")
 VOCABULARY = 60
 
 
 def stream_of(shards: list[list[int]], seed: int = 0) -> tuple[TokenStream, NDArray[np.int64]]:
-    """A stream of shards whose documents have these lengths, and where in it documents begin."""
+    """Return a stream of shards whose documents have these lengths, and where in it documents begin."""
     made, starts, before = [], [], 0
     for number, lengths in enumerate(shards):
         tokens = np.random.default_rng(seed + number).integers(4, VOCABULARY, sum(lengths)).astype("<u2")
@@ -27,12 +28,14 @@ def stream_of(shards: list[list[int]], seed: int = 0) -> tuple[TokenStream, NDAr
 
 
 def marked(stream: TokenStream, tokens: DocumentTokens, start: int, block: int) -> Batch:
+    """Return the sample of `block` inputs that begins at token `start`."""
     sample = np.empty(block + 1, dtype=np.int64)
     stream.read_into(start, sample)
-    labels, begins = sample[1:].copy(), np.zeros(block, dtype=np.int64)
-    DocumentStarts(stream, tokens).mark(start, labels, begins)
-    return Batch(sample[None, :-1], labels[None], begins[None])
+    targets, doc_starts = sample[1:].copy(), np.zeros(block, dtype=np.int64)
+    DocumentStarts(stream, tokens).mark(start, targets, doc_starts)
+    return Batch(sample[None, :-1], targets[None], doc_starts[None])
 
 
 def grads(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Return copies of the gradients, in the parameters' order."""
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]

@@ -1,4 +1,4 @@
-"""`malmoi finetune` as a whole: real runs of a tiny model on labelled rows that lie in the repository."""
+"""`malmoi finetune` from end to end: real runs of a tiny model on labeled rows that the repository has."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,23 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import train.example_trial
-from configs.command_line import settings_as_yaml
-from configs.errors import BadInput, RunFailed
-from configs.finetune_settings import FinetuneSettings, TaskKind
-from tests.launching import ROOT, as_flags, environment, malmoi, metrics, step_losses
-from tests.train.labelled import FILES, read_examples, rows_of, settings_for
-from train.checkpoint import best_whole_checkpoint
-from train.example_tokens import example_tokenizer
-from train.examples import ExampleBatch
-from train.fine_tuning import joint_nats
-from train.finetune import finetune
-from train.finetune_result import FinetuneResult, finished_finetuning
+import malmoi.train.tasks.classification
+from malmoi.configs.finetune import FinetuneSettings, TaskKind
+from malmoi.configs.parser import settings_as_yaml
+from malmoi.errors import RunFailed, UserError
+from malmoi.train.checkpoint.format import best_valid_checkpoint
+from malmoi.train.checkpoint.storage import open_storage
+from malmoi.train.data.labeled import ExampleBatch, example_tokenizer
+from malmoi.train.finetune import finetune
+from malmoi.train.finetune_result import FinetuneResult, finished_finetuning
+from malmoi.train.metrics.records import read_metrics, tracked_values
+from malmoi.train.tasks.classification import joint_loss_sum
+from tests.launching import as_flags, environment, metrics, run_malmoi, step_losses, with_settings
+from tests.time_limits import seconds, wait_until
+from tests.train.labeled import FILES, read_examples, rows_of, settings_for, written
+from tests.train.ranks import run_many
 
 
 def result_of(settings: FinetuneSettings) -> FinetuneResult:
@@ -36,7 +40,7 @@ def result_of(settings: FinetuneSettings) -> FinetuneResult:
 
 
 def validation_losses(run: Path) -> dict[int, float]:
-    return {line["step"]: line["held_out_loss"] for line in metrics(run) if "held_out_loss" in line}
+    return {line["step"]: line["val/loss"] for line in metrics(run) if "val/loss" in line}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -50,21 +54,21 @@ def model(finished_run: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(model: Path, tmp_path_factory: pytest.TempPathFactory) -> FinetuneSettings:
-    """Sentiment of film reviews, with GPT-1's dropout."""
+    """Return settings for the sentiment of film reviews, with GPT-1's dropout."""
     return settings_for("classification", model, tmp_path_factory.mktemp("sentiment"))
 
 
 @pytest.fixture(scope="module")
 def config(settings: FinetuneSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("config") / "finetune.yaml"
-    file.write_text(settings_as_yaml(settings))
+    file.write_text(settings_as_yaml(settings), encoding="utf-8")
     return file
 
 
 @pytest.fixture(scope="module")
 def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = malmoi("finetune", *as_flags(config, run=folder))
+    done = run_malmoi("finetune", *as_flags(config, run=folder))
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stderr
     return folder
@@ -81,12 +85,14 @@ print(type(classifier.model).__name__, *(each["label"] for each in found))
 
 
 def test_transformers_pipeline_serves_the_model_without_malmoi(undisturbed: Path, tmp_path: Path) -> None:
-    (result,) = [finished_finetuning(undisturbed)]
+    result = finished_finetuning(undisturbed)
     assert result is not None
     file = result.files[0].file
     words = [sys.executable, "-c", SERVE, str(undisturbed / "model"), file]
     environ = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
-    done = subprocess.run(words, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        words, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=seconds(120), check=False
+    )
     assert done.returncode == 0, done.stderr
     kind, *answers = done.stdout.split()
     assert kind == "GPT2ForSequenceClassification"
@@ -97,7 +103,7 @@ def test_transformers_pipeline_serves_the_model_without_malmoi(undisturbed: Path
 
 @pytest.mark.parametrize("kind", list(FILES))
 def test_each_kind_of_task_learns_its_training_rows(kind: TaskKind, model: Path, tmp_path: Path) -> None:
-    asked = settings_for(kind, model, tmp_path, steps=40, evaluate_every=40, learning_rate=1e-2, warmup_steps=5)
+    asked = settings_for(kind, model, tmp_path, max_steps=40, eval_every=40, lr=1e-2, warmup_steps=5)
     asked = replace(asked, dropout=0.0, task=replace(asked.task, validation=None, test=asked.task.train, limit=16))
     assert finetune(asked) == 0
     result = result_of(asked)
@@ -123,13 +129,11 @@ def test_the_model_is_that_of_the_lowest_validation_loss(undisturbed: Path) -> N
 
 def test_training_ends_when_the_validation_loss_has_not_fallen(model: Path, tmp_path: Path) -> None:
     """Validation rows whose labels are the wrong way round: the more is learnt, the worse."""
-    asked = settings_for(
-        "classification", model, tmp_path, steps=60, evaluate_every=4, learning_rate=5e-3, warmup_steps=1
-    )
+    asked = settings_for("classification", model, tmp_path, max_steps=60, eval_every=4, lr=5e-3, warmup_steps=1)
     assert asked.task.validation is not None
     wrong = [{**row, "label": 1 - row["label"]} for row in rows_of("classification", "", 64)]
-    Path(asked.task.validation).write_text("".join(json.dumps(row) + "\n" for row in wrong))
-    asked = replace(asked, patience=2, dropout=0.0)
+    written(Path(asked.task.validation), wrong)
+    asked = with_settings(asked, eval__patience=2, dropout=0.0)
     assert finetune(asked) == 0
     result, losses = result_of(asked), validation_losses(Path(asked.run))
     assert result.steps < 60
@@ -142,48 +146,41 @@ def test_training_ends_when_the_validation_loss_has_not_fallen(model: Path, tmp_
     assert result_of(asked) == result
 
 
-def test_a_stopped_fine_tuning_goes_on_to_the_same_bytes(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_killed_fine_tuning_resumes_to_the_same_bytes(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     """SIGKILL after the first checkpoint, then to the end; dropout included."""
     folder = tmp_path / "run"
-    flags = as_flags(config, run=folder, train__save_every=2)
+    flags = as_flags(config, run=folder, checkpoint__every=2)
     assert _run_until(flags, folder, 6, signal.SIGKILL) == -signal.SIGKILL
-    done = malmoi("finetune", *flags)
+    done = run_malmoi("finetune", *flags)
     assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stderr
+    assert "resuming from step" in done.stderr
     assert step_losses(folder) == step_losses(undisturbed)
     assert validation_losses(folder) == validation_losses(undisturbed)
     expected = weights(undisturbed)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
 
 
-def _run_until(flags: list[str], folder: Path, step: int, number: signal.Signals) -> int:
-    words = [sys.executable, "-m", "launch", "finetune", *flags]
+def _run_until(flags: Sequence[str], folder: Path, step: int, number: signal.Signals) -> int:
+    words = [sys.executable, "-m", "malmoi.launch", "finetune", *flags]
     process = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        file = folder / "metrics.jsonl"
-        if file.is_file() and f'"step": {step},' in file.read_text():
-            os.kill(process.pid, number)
-            break
-        time.sleep(0.005)
-    return process.wait(timeout=120)
+    file = folder / "metrics.jsonl"
+
+    def is_there() -> bool:
+        assert process.poll() is None, "it ended before the step"
+        return file.is_file() and f'"step": {step},' in file.read_text(encoding="utf-8")
+
+    try:
+        wait_until(is_there, 120, f"step {step} of {folder}")
+        os.kill(process.pid, number)
+        return process.wait(timeout=seconds(60))
+    finally:
+        process.kill()
 
 
-def test_two_ranks_of_each_way_to_share_give_the_losses_of_one(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_two_ranks_of_each_backend_give_the_losses_of_one(config: Path, undisturbed: Path, tmp_path: Path) -> None:
     backends = ("ddp", "zero3", "fsdp2")
     lists = [["finetune", *as_flags(config, run=tmp_path / backend, parallel__backend=backend)] for backend in backends]
-    file = tmp_path / "lists.json"
-    file.write_text(json.dumps(lists))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    done = subprocess.run(
-        [*torchrun, str(ROOT / "tests" / "train" / "many_runs.py"), str(file)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_many(2, lists, tmp_path)
     expected = weights(undisturbed)
     one = finished_finetuning(undisturbed)
     assert one is not None
@@ -198,64 +195,72 @@ def test_two_ranks_of_each_way_to_share_give_the_losses_of_one(config: Path, und
             torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
 
 
-def test_fresh_weights_take_nothing_but_shape_and_tokenizer(model: Path, tmp_path: Path) -> None:
+def test_a_random_init_takes_nothing_but_shape_and_tokenizer(model: Path, tmp_path: Path) -> None:
     first = {}
-    for fresh in (False, True):
-        asked = settings_for("classification", model, tmp_path / str(fresh), steps=1, evaluate_every=1)
-        assert finetune(replace(asked, fresh_weights=fresh)) == 0
-        first[fresh] = step_losses(Path(asked.run))[0]
+    for is_random in (False, True):
+        asked = settings_for("classification", model, tmp_path / str(is_random), max_steps=1, eval_every=1)
+        assert finetune(replace(asked, random_init=is_random)) == 0
+        first[is_random] = step_losses(Path(asked.run))[0]
     # Half of a text of random tokens costs ln(2002) / 2 = 3.8 nats beside the label's 0.7.
     assert first[True] == pytest.approx(4.5, abs=0.1)
     assert first[False] < first[True] - 0.3
 
 
-def test_a_damaged_best_checkpoint_is_passed_over(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_damaged_best_checkpoint_is_skipped(undisturbed: Path, tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     shutil.copytree(undisturbed / "checkpoints", checkpoints)
-    best, faults = best_whole_checkpoint(checkpoints)
+    storage = open_storage(str(checkpoints))
+    best, errors = best_valid_checkpoint(storage)
     assert best is not None
-    assert not faults
+    assert not errors
     (best.folder / "model.safetensors").write_bytes(b"")
-    other, faults = best_whole_checkpoint(checkpoints)
+    other, errors = best_valid_checkpoint(storage)
     assert other is not None
     assert other.folder != best.folder
-    assert "model.safetensors" in faults[0]
+    assert "model.safetensors" in errors[0]
+
+
+def test_trackers_get_each_score_by_its_name(undisturbed: Path) -> None:
+    events = EventAccumulator(str(undisturbed / "tensorboard" / undisturbed.name))
+    events.Reload()
+    evaluations = read_metrics(undisturbed).task_vals
+    assert [record.step for record in evaluations] == [4, 8, 12]
+    names = {"val/loss", "val/accuracy", "val/macro_f1", "val/matthews", "tokens_seen"}
+    assert tracked_values(evaluations[0]).keys() == names
+    for name in names - {"tokens_seen"}:
+        expected = {record.step: tracked_values(record)[name] for record in evaluations}
+        assert {event.step: event.value for event in events.Scalars(name)} == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("changes", "says"),
     [
+        ({"init_from": ""}, "--init_from missing; see `malmoi finetune --help`"),
         ({"init_from": "/nowhere"}, "/nowhere: no such folder"),
-        ({"dropout": 1.0}, "dropout 1.0: choose 0 or more"),
-        ({"patience": 1, "task": {"validation": None}}, "patience needs a validation file"),
-        ({"patience": -1}, "patience -1: choose 0 or more"),
-        ({"task": {"train": "/nowhere.jsonl"}}, "/nowhere.jsonl: no such file"),
-        ({"task": {"language_model_weight": -1.0}}, "language_model_weight -1.0: choose 0 or more"),
-        ({"train": {"save_every": 3}}, "train.save_every 3 does not divide train.evaluate_every 4"),
-        ({"train": {"keep_best": 0}}, "train.keep_best 0 would delete"),
-        ({"train": {"micro_batch": 3}}, "train.global_batch 8 is no multiple of train.micro_batch 3"),
+        ({"dropout": 1.0}, "dropout 1.0: give a number from 0 to below 1"),
+        ({"eval__patience": 1, "task__validation": None}, "eval.patience needs a validation file"),
+        ({"task__train": "/nowhere.jsonl"}, "/nowhere.jsonl: no such file"),
+        ({"checkpoint__every": 3}, "checkpoint.every 3 does not divide eval.every 4"),
+        ({"checkpoint__keep_best": 0}, "checkpoint.keep_best 0 would delete"),
+        ({"train__micro_batch_size": 3}, "train.global_batch_size 8 is no multiple of train.micro_batch_size 3"),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(
-    settings: FinetuneSettings, change: dict[str, object], says: str, tmp_path: Path
+    settings: FinetuneSettings, changes: dict[str, object], says: str, tmp_path: Path
 ) -> None:
-    changed: dict[str, Any] = {
-        name: replace(getattr(settings, name), **value) if isinstance(value, dict) else value
-        for name, value in change.items()
-    }
-    with pytest.raises(BadInput) as caught:
-        finetune(replace(settings, run=str(tmp_path / "run"), **changed))
+    with pytest.raises(UserError) as caught:
+        finetune(with_settings(settings, run=str(tmp_path / "run"), **changes))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_dry_run_tells_what_it_would_take_and_leaves_nothing(config: Path, tmp_path: Path) -> None:
-    done = malmoi("finetune", *as_flags(config, run=tmp_path / "run"), "--dry_run")
+def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(config: Path, tmp_path: Path) -> None:
+    done = run_malmoi("finetune", *as_flags(config, run=tmp_path / "run"), "--dry_run")
     assert done.returncode == 0, done.stderr
     assert "12 of 8 examples (4 examples x 1 ranks x 2 accumulated)" in done.stdout
     assert "examples      96, 1.50 epochs of 64" in done.stdout
-    for told in ("parameters    ", "zero3", "for 4 checkpoints of", "s seen)", "memory seen"):
-        assert told in done.stdout
+    for shown in ("parameters    ", "zero3", "for 4 checkpoints of", "(measured: ", "memory seen"):
+        assert shown in done.stdout
     assert not (tmp_path / "run").exists()
 
 
@@ -268,25 +273,27 @@ def test_the_largest_micro_batch_is_tried_on_the_longest_examples_and_the_run_is
         shapes.append(batch.ids.shape)
         if len(batch.answers) > 2:
             raise torch.OutOfMemoryError
-        return joint_nats(model, batch, *rest)
+        return joint_loss_sum(model, batch, *rest)
 
-    monkeypatch.setattr(train.example_trial, "joint_nats", little_memory)
-    runs = {}
+    few = with_settings(settings, dropout=0.0, train__max_steps=5)
+    runs: dict[int | str, Path] = {}
     for size in (2, "auto"):
-        loop = replace(settings.train, micro_batch=size, steps=5)
+        if size == "auto":
+            monkeypatch.setattr(malmoi.train.tasks.classification, "joint_loss_sum", little_memory)
         runs[size] = tmp_path / str(size)
-        assert finetune(replace(settings, run=str(runs[size]), dropout=0.0, train=loop)) == 0
+        assert finetune(with_settings(few, run=str(runs[size]), train__micro_batch_size=size)) == 0
     assert "(2 examples x 1 ranks x 4 accumulated)" in capfd.readouterr().err.replace("\n", " ")
     tokenizer = example_tokenizer(Path(settings.init_from), 32)
     longest = max(map(len, read_examples(settings.task.train, settings.task, tokenizer).ids))
-    assert shapes == [(1, longest), (8, longest), (4, longest), (2, longest)]
+    assert shapes[:4] == [(1, longest), (8, longest), (4, longest), (2, longest)]
+    assert all(shape[0] == 2 for shape in shapes[4:]), "those are the steps"
     assert step_losses(runs["auto"]) == step_losses(runs[2])
 
 
-def test_the_commonest_answer_of_training_stands_beside_the_scores(model: Path, tmp_path: Path) -> None:
-    asked = settings_for("classification", model, tmp_path, steps=1, evaluate_every=1)
+def test_the_scores_of_the_most_frequent_answer_are_beside_the_models(model: Path, tmp_path: Path) -> None:
+    asked = settings_for("classification", model, tmp_path, max_steps=1, eval_every=1)
     rows = [{"text": f"글 {number}", "label": int(number < 3)} for number in range(8)]
-    Path(asked.task.train).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(Path(asked.task.train), rows)
     asked = replace(asked, task=replace(asked.task, validation=None, test=asked.task.train))
     assert finetune(asked) == 0
     [part] = result_of(asked).files
@@ -298,51 +305,51 @@ def test_the_commonest_answer_of_training_stands_beside_the_scores(model: Path, 
 def test_a_model_of_another_architecture_is_one_line_and_exit_code_2(config: Path, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     shutil.copytree(model, folder)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 32}))
-    done = malmoi("finetune", *as_flags(config, run=tmp_path / "run", init_from=folder))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 32}), encoding="utf-8")
+    done = run_malmoi("finetune", *as_flags(config, run=tmp_path / "run", init_from=folder))
     assert done.returncode == 2
-    assert done.stderr == f"malmoi finetune: {folder}: holds a model of type llama; --init_from takes a GPT-2\n"
+    assert done.stderr == f"malmoi finetune: {folder}: holds a model of type llama; --init_from takes gpt2\n"
 
 
 def test_a_fine_tuned_model_is_not_fine_tuned_again(
     settings: FinetuneSettings, undisturbed: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadInput, match=r"has a token <delimiter> already; give the model before its fine-tuning"):
+    with pytest.raises(UserError, match=r"has a token <delimiter> already; give the model before its fine-tuning"):
         finetune(replace(settings, run=str(tmp_path / "run"), init_from=str(undisturbed / "model")))
 
 
-def test_texts_that_were_cut_are_counted_and_said(
+def test_texts_that_were_truncated_are_counted_and_reported(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    asked = settings_for("classification", model, tmp_path, steps=1)
+    asked = settings_for("classification", model, tmp_path, max_steps=1)
     rows = rows_of("classification", "", 8)
     rows[3]["text"] = "아주 긴 글이다 " * 40
-    Path(asked.task.train).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(Path(asked.task.train), rows)
     asked = replace(asked, task=replace(asked.task, validation=None))
     assert finetune(asked) == 0
-    told = [line for line in capfd.readouterr().err.splitlines() if "were cut" in line]
-    assert len(told) == 1
-    assert told[0].startswith(f"{asked.task.train}: ")
-    assert told[0].endswith("of 8 texts are longer than the model's 32 tokens and were cut")
-    assert int(told[0].removeprefix(f"{asked.task.train}: ").split()[0]) >= 1
+    [shown] = [line for line in capfd.readouterr().err.splitlines() if "were truncated" in line]
+    assert shown.startswith(f"{asked.task.train}: ")
+    assert shown.endswith("of 8 texts are longer than the model's 32 tokens and were truncated")
+    assert int(shown.removeprefix(f"{asked.task.train}: ").split()[0]) >= 1
 
 
 def test_another_run_in_the_folder_is_refused(settings: FinetuneSettings, undisturbed: Path) -> None:
-    with pytest.raises(BadInput, match=r"holds another run: dropout was 0\.1 and is now 0\.2"):
+    with pytest.raises(UserError, match=r"holds another run: dropout was 0\.1 and is now 0\.2"):
         finetune(replace(settings, run=str(undisturbed), dropout=0.2))
 
 
 def test_gpt1s_settings_are_the_defaults() -> None:
     """Radford et al. 2018, section 4.1, "Fine-tuning details"."""
     defaults = FinetuneSettings()
-    assert (defaults.train.learning_rate, defaults.train.global_batch, defaults.train.epochs) == (6.25e-5, 32, 3.0)
-    assert (defaults.train.schedule, defaults.train.final_learning_rate) == ("linear", 0.0)
-    assert (defaults.train.warmup_share, defaults.task.language_model_weight, defaults.dropout) == (0.002, 0.5, 0.1)
+    assert (defaults.optim.lr, defaults.train.global_batch_size, defaults.train.epochs) == (6.25e-5, 32, 3.0)
+    assert (defaults.optim.betas, defaults.optim.weight_decay) == ((0.9, 0.999), 0.01)
+    assert (defaults.schedule.name, defaults.schedule.min_lr_ratio) == ("linear", 0.0)
+    assert (defaults.schedule.warmup_ratio, defaults.task.lm_loss_weight, defaults.dropout) == (0.002, 0.5, 0.1)
 
 
 @pytest.mark.parametrize("kind", ["classification", "similarity"])
 def test_a_model_that_has_gone_wrong_is_not_exported(kind: TaskKind, model: Path, tmp_path: Path) -> None:
-    asked = settings_for(kind, model, tmp_path, steps=4, learning_rate=1e30, warmup_steps=0)
+    asked = settings_for(kind, model, tmp_path, max_steps=4, lr=1e30)
     with pytest.raises(RunFailed, match=r"validation\.jsonl is nan, so no model is exported; fine-tune again"):
         finetune(asked)
     assert not (Path(asked.run) / "model").exists()

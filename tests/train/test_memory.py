@@ -1,48 +1,113 @@
+"""The estimates of `--dry_run`: what the ZeRO paper says of sharding, and what really is allocated."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from configs.schema import ModelSettings, TrainSettings
-from train.memory import SHARDINGS, activation_bytes, checkpoint_bytes, moment_bytes, state_bytes
-from train.size import padded_vocabulary, parameter_count
+from malmoi.configs.model import ModelSettings
+from malmoi.configs.optim import OptimSettings
+from malmoi.configs.train import BackendName, ParallelSettings, TrainSettings
+from malmoi.train.backends import BACKENDS, BackendInputs
+from malmoi.train.backends.start import start_ranks
+from malmoi.train.distributed.dist_env import DistEnv
+from malmoi.train.distributed.launch_env import read_launch_env
+from malmoi.train.memory import state_size
+from malmoi.train.models import MODELS
+from malmoi.train.models.spec import padded_vocabulary
+from malmoi.train.optim import OPTIMIZERS
+from tests.train.ranks import on_two_ranks
+from tests.train.training_models import new_gpt2
 
+GPT2 = MODELS["gpt2"]
 MODEL, VOCABULARY = ModelSettings(), 50_257
-PARAMETERS = parameter_count(MODEL, padded_vocabulary(VOCABULARY))
+PARAMETERS = GPT2.num_params(MODEL, padded_vocabulary(VOCABULARY))
+SIZE = state_size(GPT2, MODEL, VOCABULARY, "adamw")
+SMALL = ModelSettings(n_layer=2, n_head=2, n_embd=64, block_size=32)
+"""Every first dimension of its parameters, and its padded vocabulary, can be halved."""
 
 
-def test_one_device_holds_sixteen_bytes_a_parameter_however_it_is_sharded() -> None:
-    for sharding in SHARDINGS:
-        for half in (True, False):
-            assert state_bytes(MODEL, VOCABULARY, "adamw", sharding, 1, half) == 16 * PARAMETERS
+@pytest.mark.parametrize("backend", list(BACKENDS))
+@pytest.mark.parametrize("half", [True, False])
+def test_one_device_holds_sixteen_bytes_a_parameter_however_it_is_sharded(backend: BackendName, half: bool) -> None:
+    assert SIZE.bytes_a_device(backend, 1, half) == 16 * PARAMETERS
 
 
 @pytest.mark.parametrize(
-    ("sharding", "share"),
+    ("backend", "share"),
     [("ddp", 16), ("zero1", 4 + 12 / 64), ("zero2", 2 + 14 / 64), ("zero3", 16 / 64), ("fsdp2", 16 / 64)],
 )
-def test_sixty_four_devices_hold_what_the_zero_papers_first_figure_shows(sharding: str, share: float) -> None:
-    seen = state_bytes(MODEL, VOCABULARY, "adamw", sharding, 64, half=True)
-    assert seen == pytest.approx(share * PARAMETERS, abs=1)
+def test_sixty_four_devices_hold_what_the_zero_papers_first_figure_shows(backend: BackendName, share: float) -> None:
+    assert SIZE.bytes_a_device(backend, 64, half=True) == pytest.approx(share * PARAMETERS, abs=1)
 
 
 def test_in_32_bits_zero_keeps_no_second_copy_of_the_weights() -> None:
-    assert state_bytes(MODEL, VOCABULARY, "adamw", "zero1", 8, half=False) == 9 * PARAMETERS
-    assert state_bytes(MODEL, VOCABULARY, "adamw", "zero2", 8, half=False) == pytest.approx(5.5 * PARAMETERS, abs=1)
+    assert SIZE.bytes_a_device("zero1", 8, half=False) == 9 * PARAMETERS
+    assert SIZE.bytes_a_device("zero2", 8, half=False) == pytest.approx(5.5 * PARAMETERS, abs=1)
 
 
 def test_muon_keeps_one_moment_for_the_matrices_of_the_blocks() -> None:
     matrices = 12 * MODEL.n_layer * MODEL.n_embd**2
-    assert moment_bytes(MODEL, VOCABULARY, "muon") == 8 * PARAMETERS - 4 * matrices
-    assert checkpoint_bytes(MODEL, VOCABULARY, "adamw") == 12 * PARAMETERS
+    assert state_size(GPT2, MODEL, VOCABULARY, "muon").optimizer_bytes == 8 * PARAMETERS - 4 * matrices
 
 
-def test_activations_shrink_with_checkpointing_and_grow_with_plain_attention() -> None:
-    plain = activation_bytes(MODEL, VOCABULARY, TrainSettings(), 8, half=True, device_type="cuda")
-    less = activation_bytes(
-        MODEL, VOCABULARY, TrainSettings(activation_checkpointing=True), 8, half=True, device_type="cuda"
-    )
-    eager = activation_bytes(MODEL, VOCABULARY, TrainSettings(attention="eager"), 8, half=True, device_type="cuda")
-    tokens = 8 * 1024
-    chunk = 2**28 // VOCABULARY // 64 * 64 * VOCABULARY
-    loss = 2 * chunk + 4 * 768 * padded_vocabulary(VOCABULARY) + 2 * tokens * 768
-    assert plain == 34 * tokens * 768 * 12 + loss
-    assert plain - less == 34 * tokens * 768 * 11 - 2 * tokens * 768 * 12
-    assert eager - plain == 5 * 12 * 1024 * tokens * 12
+def test_a_checkpoint_holds_weights_and_moments_in_fp32() -> None:
+    assert SIZE.checkpoint_bytes == 12 * PARAMETERS
+    assert SIZE.parameters == PARAMETERS
+
+
+def allocated_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of the storages on this rank, each once."""
+    local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return sum({part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in local}.values())
+
+
+def bytes_of_a_step(env: DistEnv, optimizer: str) -> int:
+    """Train one step, and return the bytes of weights, gradients and the optimizer's tensors, counters apart."""
+    optim = OptimSettings(name=optimizer)
+    model = new_gpt2(SMALL, 500, 1)
+    backend = BACKENDS[env.backend].build(BackendInputs(env, model, GPT2, optim, 1, 1))
+    ids = torch.randint(0, 500, (1, SMALL.block_size))
+    with backend.micro_batch(is_last=True):
+        loss_sum = backend.model(ids, ids, 500)
+        backend.backward(loss_sum, ids.numel())
+    weights = list(backend.model.parameters())
+    gradients = [parameter.grad for parameter in weights if parameter.grad is not None]
+    assert len(gradients) == len(weights)
+    held = allocated_bytes([*weights, *gradients])
+    backend.step(1e-3)
+    del gradients
+    optimizer_state = backend._optimizer.state.values()  # type: ignore[attr-defined]
+    state = [state[key] for state in optimizer_state for key in OPTIMIZERS[optimizer].state_keys if key in state]
+    return held + allocated_bytes(state)
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+def test_one_process_allocates_what_is_estimated(optimizer: str) -> None:
+    launch = read_launch_env({})
+    env = DistEnv(Accelerator(cpu=True), "single", "fp32", launch, launch.dims)
+    expected = state_size(GPT2, SMALL, 500, optimizer).bytes_a_device("single", 1, half=False)
+    assert bytes_of_a_step(env, optimizer) == expected
+
+
+def step_on_a_rank(rank: int, folder: Path) -> None:
+    for optimizer in OPTIMIZERS:
+        for backend in ("ddp", "fsdp2"):
+            parallel = replace(ParallelSettings(), backend=backend)
+            env = start_ranks(TrainSettings(precision="fp32"), OptimSettings(name=optimizer), parallel)
+            held = bytes_of_a_step(env, optimizer)
+            (folder / f"{backend}-{optimizer}-{rank}").write_text(str(held), encoding="utf-8")
+
+
+def test_a_rank_of_two_allocates_what_is_estimated(tmp_path: Path) -> None:
+    on_two_ranks(step_on_a_rank, tmp_path)
+    for optimizer in OPTIMIZERS:
+        size = state_size(GPT2, SMALL, 500, optimizer)
+        for backend in ("ddp", "fsdp2"):
+            seen = [int((tmp_path / f"{backend}-{optimizer}-{rank}").read_text(encoding="utf-8")) for rank in range(2)]
+            assert seen == [size.bytes_a_device(backend, 2, half=False)] * 2, (backend, optimizer)

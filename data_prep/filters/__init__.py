@@ -1,0 +1,1 @@
+"""What is removed from documents before they are encoded."""

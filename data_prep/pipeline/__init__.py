@@ -1,0 +1,1 @@
+"""The parallel, resumable build from files to shards."""

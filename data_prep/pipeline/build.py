@@ -1,0 +1,123 @@
+"""From files to a tokenizer, and from files to a shard folder; each built once, whoever asks."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from malmoi.configs.corpus import CorpusSettings, TokenizerSettings, VocabularySettings
+from malmoi.configs.data import ShardSettings
+from malmoi.data_prep.pipeline.build_once import build_once
+from malmoi.data_prep.pipeline.corpus import read_documents
+from malmoi.data_prep.pipeline.encode_corpus import EncodeJob, write_shards
+from malmoi.data_prep.pipeline.fingerprint import fingerprint, reader_settings, source_records, stamps_of
+from malmoi.data_prep.pipeline.heartbeat import Heartbeat
+from malmoi.data_prep.pipeline.nodes import may_build, this_node
+from malmoi.data_prep.pipeline.resume_state import has_commit
+from malmoi.data_prep.readers.sources import corpus_files
+from malmoi.data_prep.shards.indexed_dataset import token_dtype
+from malmoi.data_prep.shards.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    Manifest,
+    Setting,
+    SourceRecord,
+    Split,
+    SplitCounts,
+    check_skipped,
+    read_manifest,
+)
+from malmoi.data_prep.tokenizer.encode import check_tokenizer, tokenizer_checksum, vocabulary_size
+from malmoi.data_prep.tokenizer.train import TOKENIZER_FILE, save_tokenizer, train_tokenizer
+from malmoi.plugins import load_plugins
+
+
+def prepare_tokenizer(corpus: CorpusSettings, settings: TokenizerSettings, folder: Path, show_progress: bool) -> Path:
+    """Return the folder of the run's tokenizer, trained into `folder` once unless `settings.path` names one.
+
+    Raises:
+        UserError: the corpus, or the tokenizer that `settings.path` names, is not usable.
+    """
+    if settings.path is not None:
+        path = Path(settings.path)
+        check_tokenizer(path)
+        return path
+    return build_tokenizer(corpus, settings, folder, show_progress)
+
+
+def build_tokenizer(corpus: CorpusSettings, settings: VocabularySettings, folder: Path, show_progress: bool) -> Path:
+    """Return `folder`, with a tokenizer trained into it once.
+
+    Raises:
+        UserError: the corpus is not usable.
+    """
+
+    def build(temporary: Path, _: Heartbeat) -> None:
+        documents = read_documents(corpus_files(corpus), corpus)
+        tokenizer = train_tokenizer((document.text for document in documents), settings, show_progress)
+        save_tokenizer(tokenizer, temporary)
+
+    return build_once(folder, TOKENIZER_FILE, build)
+
+
+def prepare_shards(
+    corpus: CorpusSettings, data: ShardSettings, tokenizer_folder: Path, out: Path, plugins: tuple[str, ...] = ()
+) -> Path:
+    """Return the shard folder `out/FINGERPRINT` of the whole corpus, built unless it is there.
+
+    Its bytes depend on the files' content, their readers, the tokenizer and the settings, and on nothing else.
+
+    Args:
+        plugins: modules that register readers or executors; imported here and in every worker.
+
+    Raises:
+        UserError: the corpus, the tokenizer, a plugin or `out` is not usable, a file changes while it is read, or the
+            disk is full.
+        RuntimeError: a worker, or the process that this one waited for, died.
+    """
+    load_plugins(plugins)
+    builds = may_build(out, data.shared_filesystem, this_node())
+    files = corpus_files(corpus)
+    stamps = stamps_of(files)
+    sources = source_records(files, corpus, out)
+    files = [replace(file, encoding=source.encoding) for file, source in zip(files, sources, strict=True)]
+    settings = {**byte_settings(corpus, data), **reader_settings(files)}
+    manifest = _planned_manifest(sources, settings, tokenizer_folder)
+    job = EncodeJob(
+        corpus,
+        str(tokenizer_folder),
+        manifest.tokenizer,
+        token_dtype(manifest.vocab_size).str,
+        data.val_fraction,
+        plugins,
+        plugin_folder=str(Path.cwd()) if plugins else "",
+    )
+
+    def build(temporary: Path, heartbeat: Heartbeat) -> None:
+        write_shards(files, stamps, manifest, job, data, temporary, heartbeat)
+
+    folder = build_once(out / manifest.fingerprint, MANIFEST_FILE, build, can_resume=has_commit, may_build=builds)
+    check_skipped(read_manifest(folder), corpus)
+    return folder
+
+
+def byte_settings(corpus: CorpusSettings, data: ShardSettings) -> dict[str, Setting]:
+    """Return the settings that decide the shards' bytes, by dotted name."""
+    return {
+        "corpus.text_field": corpus.text_field,
+        "corpus.document": corpus.document,
+        "corpus.normalize": corpus.normalize,
+        "corpus.max_document_bytes": corpus.max_document_bytes,
+        **{f"corpus.cleaning.{name}": value for name, value in asdict(corpus.cleaning).items()},
+        "data.val_fraction": data.val_fraction,
+        "data.shard_tokens": data.shard_tokens,
+    }
+
+
+def _planned_manifest(
+    sources: tuple[SourceRecord, ...], settings: dict[str, Setting], tokenizer_folder: Path
+) -> Manifest:
+    """Return the manifest as far as it is known before a document is read."""
+    tokenizer = tokenizer_checksum(tokenizer_folder)
+    name = fingerprint(sources, tokenizer, settings)
+    empty = Split((), SplitCounts(0, 0, 0, 0))
+    vocab_size = vocabulary_size(tokenizer_folder)
+    return Manifest(FORMAT_VERSION, name, tokenizer, vocab_size, settings, sources, empty, empty, {}, {}, 0, ())

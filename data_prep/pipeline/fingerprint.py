@@ -1,0 +1,175 @@
+"""What shards are made of: a content hash of each file, remembered by path, size and time of change.
+
+The name of a shard folder is a hash over these, the tokenizer and the settings, so a changed file never meets shards of
+its old content.
+"""
+
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from malmoi.atomic_io import write_atomic
+from malmoi.checksums import checksum, file_checksum, stream_checksum
+from malmoi.configs.corpus import CorpusSettings
+from malmoi.data_prep.pipeline.build_once import lock_if_possible
+from malmoi.data_prep.readers import READERS, ReaderSpec
+from malmoi.data_prep.readers.encoding import with_encoding
+from malmoi.data_prep.readers.source_file import SourceFile, changed_while_read, open_raw, size_of
+from malmoi.data_prep.shards.manifest import FORMAT_VERSION, Setting, SourceRecord
+from malmoi.errors import UserError
+
+MEMORY_FILE = ".source-hashes.json"
+RACY_SECONDS = 2.0
+"""A file changed this shortly before it was hashed may change again without a new time, so is not remembered."""
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """A record and the stamp of the file when it was made."""
+
+    stamp: str
+    record: SourceRecord
+
+
+def source_records(files: list[SourceFile], settings: CorpusSettings, memory: Path) -> tuple[SourceRecord, ...]:
+    """Return the record of every file, in order; only files not remembered in the folder `memory` are read.
+
+    Raises:
+        UserError: a file cannot be read, or `auto` finds neither encoding and `on_error` is stop.
+    """
+    memory_file = memory / MEMORY_FILE
+    try:
+        memory.mkdir(parents=True, exist_ok=True)
+        with lock_if_possible(memory / f"{MEMORY_FILE}.lock"):
+            return _records(files, settings, memory_file)
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; choose another file or folder") from error
+    except OSError as error:
+        raise UserError(f"{error.filename or memory}: cannot be read or written ({error.strerror or error})") from error
+
+
+def _records(files: list[SourceFile], settings: CorpusSettings, memory_file: Path) -> tuple[SourceRecord, ...]:
+    remembered = _read_memory(memory_file)
+    known: dict[str, SourceRecord] = {}
+    missing: list[tuple[SourceFile, str, str]] = []
+    for file in files:
+        key, stamp = f"{settings.encoding} {settings.on_error} {_absolute(file)}", _lasting_stamp(file)
+        entry = remembered.get(key)
+        if entry is not None and stamp and entry.stamp == stamp:
+            known[file.name] = SourceRecord(file.name, entry.record.bytes, entry.record.blake2b, entry.record.encoding)
+        else:
+            missing.append((file, key, stamp))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for (file, key, stamp), record in zip(
+            missing, pool.map(lambda entry: _record(entry[0], settings), missing), strict=True
+        ):
+            known[file.name] = record
+            if stamp and stamp == _lasting_stamp(file):
+                remembered[key] = _Remembered(stamp, record)
+    if missing:
+        entries = {key: asdict(entry) for key, entry in remembered.items()}
+        write_atomic(memory_file, json.dumps(entries, indent=1, ensure_ascii=False).encode())
+    return tuple(known[file.name] for file in files)
+
+
+def _read_memory(file: Path) -> dict[str, _Remembered]:
+    try:
+        entries = json.loads(file.read_bytes())
+        return {key: _Remembered(entry["stamp"], SourceRecord(**entry["record"])) for key, entry in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _absolute(file: SourceFile) -> str:
+    return str(file.path.absolute()) if file.is_local else file.name
+
+
+def _lasting_stamp(file: SourceFile) -> str:
+    """Return the stamp of a file if the same stamp will always mean the same content, or nothing."""
+    stamp, changed = _seen(file)
+    # A store that keeps no time of change: its files are hashed at every start.
+    if changed is None or abs(time.time() - changed) < RACY_SECONDS:
+        return ""
+    return f"{stamp} {file.path.stat().st_ino}" if file.is_local else stamp
+
+
+def stamps_of(files: Sequence[SourceFile]) -> tuple[str, ...]:
+    """Return what changes when a file does, for each: size and time of change; of a URL, what its store knows of
+    these, and its ETag. Empty where the file cannot be found. No inode, which some file systems give anew each time."""
+    return tuple(map(_stamp, files))
+
+
+def require_unchanged(files: Sequence[SourceFile], stamps: Sequence[str]) -> None:
+    """Check that files are as they were when `stamps_of` gave `stamps`.
+
+    Raises:
+        UserError: one is not.
+    """
+    for file, stamp in zip(files, stamps, strict=True):
+        if not file.is_local:
+            import fsspec
+
+            # Else it may return what it read when the folder was listed.
+            fsspec.core.url_to_fs(file.name)[0].invalidate_cache()
+        if _stamp(file) != stamp:
+            raise changed_while_read(file)
+
+
+def _stamp(file: SourceFile) -> str:
+    try:
+        return _seen(file)[0]
+    except OSError:
+        return ""
+
+
+def _seen(file: SourceFile) -> tuple[str, float | None]:
+    """Return the stamp of a file, and when it was last changed, in seconds since 1970, where that is known."""
+    if file.is_local:
+        status = file.path.stat()
+        return f"{status.st_size} {status.st_mtime_ns}", status.st_mtime
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(file.name)
+    description = filesystem.info(path)
+    etag = description.get("ETag") or description.get("etag") or ""
+    try:
+        changed = filesystem.modified(path)
+    except (NotImplementedError, OSError, KeyError):  # each store says in its own way that it keeps no time
+        return f"{description.get('size')} {etag}", None
+    return f"{description.get('size')} {changed.isoformat()} {etag}", changed.timestamp()
+
+
+def _record(file: SourceFile, settings: CorpusSettings) -> SourceRecord:
+    with open_raw(file) as stream:
+        digest = stream_checksum(stream)
+    return SourceRecord(file.name, size_of(file), digest, with_encoding(file, settings).encoding)
+
+
+def reader_settings(files: Iterable[SourceFile]) -> dict[str, Setting]:
+    """Return what tells versions of readers that are not Malmoi's own apart, by suffix: the shards depend on them."""
+    versions = {suffix: _reader_version(READERS[suffix]) for suffix in sorted({file.suffix for file in files})}
+    return {f"reader {suffix}": version for suffix, version in versions.items() if version}
+
+
+def _reader_version(reader: ReaderSpec) -> str:
+    """Return the name of a reader's function and the checksum of its file, or nothing for a reader of Malmoi's own."""
+    function: object = reader.records or (reader.lines and reader.lines.documents)
+    function = getattr(function, "func", function)  # of a functools.partial
+    module = str(getattr(function, "__module__", ""))
+    if module.startswith("malmoi."):
+        return ""
+    source = inspect.getsourcefile(sys.modules[module]) if module in sys.modules else None
+    version = file_checksum(Path(source)) if source is not None and Path(source).is_file() else ""
+    return f"{module}.{getattr(function, '__qualname__', '')} {version}"
+
+
+def fingerprint(sources: Iterable[SourceRecord], tokenizer: str, settings: dict[str, Setting]) -> str:
+    """Return 128 bits over everything that decides the shards' bytes: sources' content, tokenizer, settings, format."""
+    parts = [FORMAT_VERSION, [[s.bytes, s.blake2b, s.encoding] for s in sources], tokenizer, settings]
+    return checksum(json.dumps(parts, sort_keys=True).encode())

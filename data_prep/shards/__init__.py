@@ -1,0 +1,1 @@
+"""The on-disk format of tokens: write, read, verify, inspect."""

@@ -1,0 +1,1 @@
+"""Train, save, load and apply tokenizers."""

@@ -1,0 +1,1 @@
+"""Evaluate models: perplexity, diversity, memorization, few-shot tasks, human evaluation."""

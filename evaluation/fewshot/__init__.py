@@ -1,0 +1,1 @@
+"""Few-shot tasks, from task files to scores."""

@@ -1,0 +1,132 @@
+"""Metrics of predictions for labeled examples, each with a 95% confidence interval.
+
+Computed by scikit-learn and scipy. Accuracy has Wilson's interval and Pearson's correlation Fisher's; the others are
+bootstrapped over examples (Efron and Tibshirani, 1993), percentiles of resamples drawn from a fixed seed.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+RESAMPLES = 1000
+SEED = 42
+PERCENTILES = (2.5, 97.5)
+MIN_EXAMPLES_FISHER = 4
+"""Examples from which on Fisher's interval is defined."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric's value and its confidence interval."""
+
+    name: str
+    value: float
+    low: float | None
+    """None where no interval was asked for, or none is defined."""
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions beside the labels."""
+
+    kind: Literal["class", "choice", "number"]
+    """Choices differ in every example, so metrics by class mean nothing for them."""
+    predicted: NDArray[Any]
+    """[examples]: indices of classes, or numbers."""
+    labels: NDArray[Any]
+    """[examples], of the same kind."""
+
+
+def label_metrics(predictions: Predictions, resamples: int = RESAMPLES) -> tuple[Estimate, ...]:
+    """Return accuracy; for classes also macro_f1 and matthews; for numbers pearson and spearman instead.
+
+    Args:
+        resamples: of the bootstrap; 0: no metric has an interval.
+    """
+    predicted, labels = predictions.predicted, predictions.labels
+    if predictions.kind == "number":
+        return _pearson_estimate(predicted, labels, resamples > 0), _spearman_estimate(predicted, labels, resamples)
+    hits = predicted == labels
+    accuracy = _accuracy(int(hits.sum()), len(hits), resamples > 0)
+    if predictions.kind == "choice":
+        return (accuracy,)
+    return (accuracy, *_class_estimates(predicted, labels, resamples))
+
+
+def macro_f1(predicted: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Return the mean F1 over the classes that occur among predictions or labels.
+
+    Args:
+        weights: how many examples each entry stands for; none: one.
+    """
+    return float(f1_score(labels, predicted, average="macro", sample_weight=weights))
+
+
+def pearson(predicted: ArrayLike, labels: ArrayLike) -> float:
+    """Return Pearson's correlation; 0 where it is undefined, since constant predictions carry no information."""
+    return 0.0 if _is_uncorrelated(predicted, labels) else float(stats.pearsonr(predicted, labels).statistic)
+
+
+def spearman(predicted: ArrayLike, labels: ArrayLike) -> float:
+    """Return Spearman's rank correlation; 0 where it is undefined, since constant predictions carry no information."""
+    return 0.0 if _is_uncorrelated(predicted, labels) else float(stats.spearmanr(predicted, labels).statistic)
+
+
+def _is_uncorrelated(predicted: ArrayLike, labels: ArrayLike) -> bool:
+    return np.size(labels) < 2 or bool(np.ptp(predicted) == 0) or bool(np.ptp(labels) == 0)
+
+
+def _accuracy(hits: int, count: int, with_interval: bool) -> Estimate:
+    if not with_interval:
+        return Estimate("accuracy", hits / count, None, None)
+    interval = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    return Estimate("accuracy", hits / count, float(interval.low), float(interval.high))
+
+
+def _class_estimates(predicted: NDArray[Any], labels: NDArray[Any], resamples: int) -> tuple[Estimate, ...]:
+    """Bootstrap over the confusion matrix: to resample examples is to resample the counts of its cells."""
+    cells, counts = np.unique(np.stack([labels, predicted]), axis=1, return_counts=True)
+
+    def weighted_f1(weights: NDArray[Any]) -> float:
+        # A class that a resample lacks is none of its classes.
+        drawn = weights > 0
+        return macro_f1(cells[1, drawn], cells[0, drawn], weights[drawn])
+
+    def matthews(weights: NDArray[Any]) -> float:
+        return float(matthews_corrcoef(cells[0], cells[1], sample_weight=weights))
+
+    drawn = np.random.default_rng(SEED).multinomial(len(labels), counts / len(labels), resamples)
+    metrics: list[tuple[str, Callable[[NDArray[Any]], float]]] = [("macro_f1", weighted_f1), ("matthews", matthews)]
+    return tuple(_bootstrapped(name, metric(counts), [metric(row) for row in drawn]) for name, metric in metrics)
+
+
+def _pearson_estimate(predicted: NDArray[Any], labels: NDArray[Any], with_interval: bool) -> Estimate:
+    value = pearson(predicted, labels)
+    if not with_interval or len(labels) < MIN_EXAMPLES_FISHER or _is_uncorrelated(predicted, labels):
+        return Estimate("pearson", value, None, None)
+    interval = stats.pearsonr(predicted, labels).confidence_interval(0.95)
+    return Estimate("pearson", value, float(interval.low), float(interval.high))
+
+
+def _spearman_estimate(predicted: NDArray[Any], labels: NDArray[Any], resamples: int) -> Estimate:
+    if _is_uncorrelated(predicted, labels):
+        return Estimate("spearman", 0.0, None, None)
+    generator = np.random.default_rng(SEED)
+    draws = [generator.integers(0, len(labels), len(labels)) for _ in range(resamples)]
+    values = [spearman(predicted[rows], labels[rows]) for rows in draws]
+    return _bootstrapped("spearman", spearman(predicted, labels), values)
+
+
+def _bootstrapped(name: str, value: float, values: list[float]) -> Estimate:
+    finite = [each for each in values if math.isfinite(each)]
+    if not finite:
+        return Estimate(name, value, None, None)
+    low, high = np.percentile(finite, PERCENTILES)
+    return Estimate(name, value, float(low), float(high))

@@ -1,0 +1,1 @@
+"""Slurm job scripts, submission and status."""

@@ -1,0 +1,173 @@
+"""Every backend at any number of ranks is the same run, and resumes from what any other wrote."""
+
+import shutil
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import malmoi
+from malmoi.configs.parser import settings_as_yaml
+from malmoi.configs.run import RunSettings
+from tests.launching import as_flags, metrics, step_losses, with_settings
+from tests.train.ranks import run_many
+
+BACKENDS = tuple(name for name in malmoi.BACKENDS if name != "single")
+RANKS = (1, 2)
+OTHER_OPTIMIZERS = [name for name in malmoi.OPTIMIZERS if name != "adamw"]
+FITTING = [
+    (optimizer, backend)
+    for optimizer, backend in product(OTHER_OPTIMIZERS, BACKENDS)
+    if not (malmoi.OPTIMIZERS[optimizer].needs_full_matrices and malmoi.BACKENDS[backend].splits_matrices)
+]
+"""Optimizers besides AdamW, each with the backends that it can step."""
+LOSS, NORM = 5e-6, 1e-5
+
+
+def name_of(backend: str, ranks: int) -> str:
+    """`ddp` on one rank is the backend `single`."""
+    return f"{backend}-{ranks}"
+
+
+def asked_of(backend: str) -> str:
+    """The setting that gives `backend` at any number of ranks."""
+    return "auto" if backend == "ddp" else backend
+
+
+@pytest.fixture(scope="module")
+def config(tiny_settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dropout, and documents that leave each rank another number of target tokens."""
+    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    settings = with_settings(
+        tiny_settings,
+        model__dropout=0.1,
+        data__document_mask=True,
+        train__micro_batch_size=1,
+        checkpoint__keep_last=3,
+    )
+    file.write_text(settings_as_yaml(settings), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of finished runs of 20 steps: `BACKEND-RANKS`, which accumulate and are saved at step 10 too. Without
+    dropout, whose masks belong to micro-batches, `BACKEND-RANKS-full` do not accumulate, and `accumulating` does.
+    """
+    folder = tmp_path_factory.mktemp("backends")
+    bare = {"model__dropout": 0.0, "checkpoint__every": 0}
+    for ranks in RANKS:
+        lists = []
+        for backend in BACKENDS:
+            name, asked = name_of(backend, ranks), asked_of(backend)
+            lists.append(as_flags(config, run=folder / name, parallel__backend=asked))
+            full = {**bare, "train__micro_batch_size": 8 // ranks}
+            lists.append(as_flags(config, run=folder / f"{name}-full", parallel__backend=asked, **full))
+        for optimizer, backend in FITTING:
+            run = folder / f"{name_of(backend, ranks)}-{optimizer}"
+            lists.append(as_flags(config, run=run, parallel__backend=asked_of(backend), optim__name=optimizer))
+        for backend in ("zero3", "fsdp2"):
+            run = folder / f"{backend}-{ranks}-checkpointing"
+            lists.append(as_flags(config, run=run, parallel__backend=backend, train__activation_checkpointing=True))
+        if ranks == 1:
+            lists.append(as_flags(config, run=folder / "accumulating", **bare))
+        run_many(ranks, lists, folder)
+    return folder
+
+
+def require_same_run(one: Path, other: Path) -> None:
+    """Losses, validation losses and gradient norms of two finished runs, step by step."""
+    ours, theirs = ([line for line in metrics(run) if "event" not in line] for run in (one, other))
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for mine, its in zip(ours, theirs, strict=True):
+        for name in {"train/loss", "val/loss"} & mine.keys():
+            assert abs(mine[name] - its[name]) < LOSS, (one, other, mine["step"])
+        if "train/grad_norm" in mine:
+            assert mine["train/lr"] == its["train/lr"]
+            norm = pytest.approx(its["train/grad_norm"], rel=NORM)
+            assert mine["train/grad_norm"] == norm, (one, other, mine["step"])
+
+
+@pytest.mark.parametrize(("backend", "ranks"), [each for each in product(BACKENDS, RANKS) if each != ("ddp", 1)])
+def test_a_backend_gives_the_curve_of_one_process(undisturbed: Path, backend: str, ranks: int) -> None:
+    require_same_run(undisturbed / name_of(backend, ranks), undisturbed / "ddp-1")
+
+
+@pytest.mark.parametrize(("backend", "ranks"), list(product(BACKENDS, RANKS)))
+def test_accumulating_is_one_large_batch_on_every_backend(undisturbed: Path, backend: str, ranks: int) -> None:
+    require_same_run(undisturbed / f"{name_of(backend, ranks)}-full", undisturbed / "accumulating")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "backend", "ranks"),
+    [(*pair, ranks) for pair, ranks in product(FITTING, RANKS) if (pair[1], ranks) != ("ddp", 1)],
+)
+def test_each_optimizer_gives_the_curve_of_one_process(
+    undisturbed: Path, optimizer: str, backend: str, ranks: int
+) -> None:
+    """Muon on sharded matrices among them."""
+    require_same_run(undisturbed / f"{name_of(backend, ranks)}-{optimizer}", undisturbed / f"ddp-1-{optimizer}")
+
+
+@pytest.mark.parametrize("backend", ["zero3", "fsdp2"])
+@pytest.mark.parametrize("ranks", RANKS)
+def test_activation_checkpointing_changes_nothing_where_weights_are_sharded(
+    undisturbed: Path, backend: str, ranks: int
+) -> None:
+    require_same_run(undisturbed / f"{backend}-{ranks}-checkpointing", undisturbed / "ddp-1")
+
+
+def interrupted(finished: Path, folder: Path) -> Path:
+    """A copy of a finished run as it was at step 10."""
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("step-000020", "model", "result.json"))
+    return folder
+
+
+ALL_PAIRS = list(product(BACKENDS, BACKENDS))
+FEWER_RANKS = [(before, after) for before, after in ALL_PAIRS if BACKENDS.index(before) >= BACKENDS.index(after)]
+MORE_RANKS = [pair for pair in ALL_PAIRS if pair not in FEWER_RANKS]
+
+
+@pytest.mark.parametrize(
+    ("ranks_before", "ranks_after", "pairs"),
+    [
+        pytest.param(2, 1, FEWER_RANKS, id="half of the pairs-2-1"),
+        pytest.param(1, 2, MORE_RANKS, id="the other half-1-2"),
+        pytest.param(2, 1, ALL_PAIRS, id="all-2-1", marks=pytest.mark.soak),
+        pytest.param(1, 2, ALL_PAIRS, id="all-1-2", marks=pytest.mark.soak),
+    ],
+)
+def test_every_backend_resumes_from_every_other_at_another_number_of_ranks(
+    config: Path, undisturbed: Path, tmp_path: Path, ranks_before: int, ranks_after: int, pairs: list[tuple[str, str]]
+) -> None:
+    lists, runs = [], []
+    for before, after in pairs:
+        run = interrupted(undisturbed / name_of(before, ranks_before), tmp_path / f"{before}-to-{after}")
+        lists.append(as_flags(config, run=run, parallel__backend=asked_of(after)))
+        runs.append(run)
+    run_many(ranks_after, lists, tmp_path)
+    for run in runs:
+        events = [line["text"] for line in metrics(run) if line.get("event") == "resume"]
+        assert len(events) == 1
+        assert events[0].startswith("resuming from step 10 ")
+        require_same_run(run, undisturbed / "ddp-1")
+
+
+def test_the_same_backend_and_number_of_ranks_resumes_bit_for_bit(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    runs = [(name_of(backend, 2), backend, "adamw") for backend in BACKENDS]
+    runs += [(f"{name_of(backend, 2)}-{optimizer}", backend, optimizer) for optimizer, backend in FITTING]
+    lists = []
+    for name, backend, optimizer in runs:
+        run = interrupted(undisturbed / name, tmp_path / name)
+        lists.append(as_flags(config, run=run, parallel__backend=asked_of(backend), optim__name=optimizer))
+    run_many(2, lists, tmp_path)
+    for name, _, _ in runs:
+        assert step_losses(tmp_path / name) == step_losses(undisturbed / name)
+        for file in ("checkpoints/step-000020/model.safetensors", "checkpoints/step-000020/optimizer.safetensors"):
+            ours, theirs = load_file(tmp_path / name / file), load_file(undisturbed / name / file)
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items()), (name, file)

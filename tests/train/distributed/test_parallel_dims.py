@@ -1,0 +1,29 @@
+"""Which micro-batches a rank computes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malmoi.errors import UserError
+from malmoi.train.distributed.parallel_dims import ParallelDims
+
+
+@given(st.integers(1, 5), st.integers(1, 16), st.integers(1, 6))
+def test_the_ranks_together_compute_each_micro_batch_of_a_step_once(
+    micro_batch_size: int, dp_size: int, accumulation: int
+) -> None:
+    """And those of one accumulation step come before those of the next, at any number of ranks."""
+    count = dp_size * accumulation
+    ranks = [ParallelDims(rank, dp_size) for rank in range(dp_size)]
+    assert {dims.accumulation_steps(count * micro_batch_size, micro_batch_size) for dims in ranks} == {accumulation}
+    assert [dims.micro_batch_index(step) for step in range(accumulation) for dims in ranks] == list(range(count))
+
+
+@pytest.mark.parametrize(("global_batch_size", "dp_size"), [(8, 3), (4, 2), (6, 1)])
+def test_a_global_batch_that_the_ranks_do_not_divide_is_refused(global_batch_size: int, dp_size: int) -> None:
+    message = (
+        rf"train.global_batch_size {global_batch_size} is no multiple of train.micro_batch_size 4 x {dp_size} ranks "
+        rf"= {4 * dp_size}; change one of them"
+    )
+    with pytest.raises(UserError, match=message):
+        ParallelDims(0, dp_size).accumulation_steps(global_batch_size, 4)

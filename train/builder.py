@@ -1,0 +1,145 @@
+"""Put a model, a task and the ranks together into a trainer: what pre-training, fine-tuning and dry runs share."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from malmoi.configs.finetune import FinetuneSettings
+from malmoi.configs.model import ModelSettings
+from malmoi.configs.outputs import EvalSettings
+from malmoi.configs.run import RunSettings
+from malmoi.configs.train import BackendName
+from malmoi.registry import registry_entry
+from malmoi.train.backends import BACKENDS, BackendInputs
+from malmoi.train.backends.start import require_optimizer_fits
+from malmoi.train.distributed.dist_env import DistEnv
+from malmoi.train.distributed.stop_consensus import StopRequest
+from malmoi.train.metrics.progress_bar import ProgressBar
+from malmoi.train.metrics.throughput import peak_flops
+from malmoi.train.metrics.trackers import flat_config, start_trackers
+from malmoi.train.models import MODELS, ModelSpec
+from malmoi.train.models.compute import configure_compute
+from malmoi.train.optim import SCHEDULES
+from malmoi.train.run_dir import SettingChange, record_settings, settings_as_json
+from malmoi.train.tasks import TASKS, Task
+from malmoi.train.tasks.eval_samples import EvalSampler
+from malmoi.train.tasks.micro_batch import largest_micro_batch
+from malmoi.train.train_plan import TrainOutcome, TrainPlan
+from malmoi.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model and what it is trained on."""
+
+    spec: ModelSpec
+    model: PreTrainedModel
+    shape: ModelSettings
+    vocab_size: int
+    """Without padding."""
+    task: Task
+    data_fingerprint: str
+    max_steps: int
+    document_mask: bool = False
+    """Whether attention gets a mask."""
+    sampler: EvalSampler | None = None
+
+
+def build_trainer(
+    settings: RunSettings | FinetuneSettings,
+    trainee: Trainee,
+    env: DistEnv,
+    evaluation: EvalSettings,
+    patience: int = 0,
+    changes: tuple[SettingChange, ...] = (),
+) -> Trainer:
+    """Return a trainer at step 0; `resume` and `run` are its caller's.
+
+    Args:
+        settings: with every number of steps resolved.
+
+    Raises:
+        UserError: batch, ranks and launcher do not fit, or what the model is to compute with is not installed.
+    """
+    train = settings.train
+    micro_batch_size = _micro_batch_size(settings, trainee, env)
+    accumulation = env.dims.accumulation_steps(train.global_batch_size, micro_batch_size)
+    env.launch.require_agreement(train, settings.optim, micro_batch_size, accumulation)
+    backend_spec = registry_entry(BACKENDS, "parallel.backend", env.backend)
+    plan = TrainPlan(
+        run=Path(settings.run),
+        train=train,
+        optim=settings.optim,
+        schedule=settings.schedule,
+        rollback=settings.rollback,
+        checkpoint=settings.checkpoint,
+        eval=evaluation,
+        log=settings.log,
+        watchdog_timeout=settings.parallel.watchdog_timeout,
+        config=flat_config(settings_as_json(settings)),
+        task=trainee.task,
+        data_fingerprint=trainee.data_fingerprint,
+        max_steps=trainee.max_steps,
+        micro_batch_size=micro_batch_size,
+        accumulation=accumulation,
+        parameters=trainee.spec.num_params(trainee.shape, trainee.vocab_size),
+        flops_per_token=trainee.spec.flops_per_token(trainee.shape, trainee.vocab_size),
+        peak_flops=peak_flops(env.device, env.precision),
+        patience=patience,
+        # No rank holds a full model to draw samples from.
+        sampler=None if backend_spec.shards_weights else trainee.sampler,
+        changes=changes,
+    )
+    blocks = trainee.spec.blocks(trainee.model)
+    configure_compute(trainee.model, blocks, train, env.precision, trainee.document_mask)
+    backend = backend_spec.build(
+        BackendInputs(env, trainee.model, trainee.spec, settings.optim, micro_batch_size, accumulation)
+    )
+    return Trainer(plan, backend, env, ProgressBar(shown=env.is_main))
+
+
+def check_names(settings: RunSettings, backend: BackendName) -> None:
+    """Check that the registries have what the settings name, and that optimizer and backend fit.
+
+    Raises:
+        UserError: a name is unknown, or the optimizer cannot step what the backend gives it.
+    """
+    registry_entry(MODELS, "model.architecture", settings.model.architecture)
+    registry_entry(SCHEDULES, "schedule.name", settings.schedule.name)
+    registry_entry(TASKS, "objective", settings.objective)
+    require_optimizer_fits(settings.optim, backend)
+
+
+def run_trainer(trainer: Trainer, settings: RunSettings | FinetuneSettings, stop: StopRequest) -> TrainOutcome:
+    """Resume from the newest checkpoint, and train to the last step or a stop signal.
+
+    A plugin's function `setup_trainer(trainer)`, where it has one, is called first, for instance to add hooks.
+
+    Raises:
+        UserError: the checkpoint is of another run or other data.
+        RunFailed: training diverged, or a stopped run could not be saved.
+    """
+    plan = trainer.plan
+    for name in settings.plugins:
+        setup = getattr(sys.modules.get(name), "setup_trainer", None)
+        if setup is not None:
+            setup(trainer)
+    start_trackers(trainer.env.accelerator, plan.log, plan.run, plan.config)
+    trainer.resume()
+    if trainer.env.is_main:
+        # Only now is it sure that these settings train here.
+        record_settings(plan.run, settings, plan.parameters)
+    return trainer.run(stop)
+
+
+def _micro_batch_size(settings: RunSettings | FinetuneSettings, trainee: Trainee, env: DistEnv) -> int:
+    train = settings.train
+    if isinstance(train.micro_batch_size, int):
+        return train.micro_batch_size
+    # Blocks that are not compiled take no less memory, and each size that is tried would be compiled.
+    blocks = trainee.spec.blocks(trainee.model)
+    configure_compute(trainee.model, blocks, replace(train, compile=False), env.precision, trainee.document_mask)
+    samples_a_rank = env.dims.accumulation_steps(train.global_batch_size, 1)
+    return largest_micro_batch(trainee.model.to(env.device), trainee.task, samples_a_rank, env)

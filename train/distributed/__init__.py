@@ -1,0 +1,1 @@
+"""Ranks, devices, and what ranks agree on."""

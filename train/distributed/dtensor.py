@@ -1,0 +1,17 @@
+"""Between a full tensor and the shard of it that a rank holds."""
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The tensor that a rank holds, or, where it is sharded, the one that all ranks hold together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(value: Tensor, like: Tensor) -> Tensor:
+    """`value`, which every rank has in full, on the device of `like` and sharded as that is; it may share memory."""
+    if not isinstance(like, DTensor):
+        return value.to(like.device)
+    # Every rank has the full tensor, so none needs to send it.
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -1,0 +1,42 @@
+"""Data-parallel rank and size: the one place that says which samples a rank computes."""
+
+from dataclasses import dataclass
+
+from malmoi.errors import UserError
+
+
+@dataclass(frozen=True)
+class ParallelDims:
+    """This rank's place among the data-parallel ranks, which compute different samples of one batch."""
+
+    dp_rank: int
+    dp_size: int
+
+    def micro_batch_index(self, accumulation_step: int) -> int:
+        """Which of a global batch's micro-batches this rank computes: number m goes to rank m mod `dp_size`, so that
+        the micro-batches are the same at any size."""
+        return accumulation_step * self.dp_size + self.dp_rank
+
+    def accumulation_steps(self, global_batch_size: int, micro_batch_size: int) -> int:
+        """Micro-batches that a rank computes in one optimizer step.
+
+        Raises:
+            UserError: micro-batch x ranks does not divide the global batch.
+        """
+        together = micro_batch_size * self.dp_size
+        if global_batch_size % together:
+            raise UserError(
+                f"train.global_batch_size {global_batch_size} is no multiple of train.micro_batch_size "
+                f"{micro_batch_size} x {self.dp_size} ranks = {together}; change one of them"
+            )
+        return global_batch_size // together
+
+
+def process_group_dims() -> ParallelDims:
+    """Return the dimensions of torch's process group, every rank of which is a data-parallel one; without a group, of
+    this process alone."""
+    from torch import distributed  # late: a launch is checked before torch is imported
+
+    if not distributed.is_initialized():
+        return ParallelDims(0, 1)
+    return ParallelDims(distributed.get_rank(), distributed.get_world_size())

@@ -1,0 +1,1 @@
+"""Metrics: records, timers, trackers, the progress bar, the profiler."""

@@ -1,0 +1,137 @@
+"""Experiment trackers: Accelerate's by name, or a class of the user's own, which get everything that is logged."""
+
+import importlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import (
+    LOGGER_TYPE_TO_CLASS,
+    GeneralTracker,
+    LoggerType,
+    MLflowTracker,
+    get_available_trackers,
+)
+
+from malmoi.configs.outputs import LogSettings
+from malmoi.errors import UserError, nearest_name_hint
+
+PROJECT = "malmoi"
+LOGGING_FOLDER = "tensorboard"
+RUN_NAME_ARGUMENTS = {
+    "wandb": "name",
+    "trackio": "name",
+    "mlflow": "run_name",
+    "swanlab": "experiment_name",
+    "clearml": "task_name",
+    "dvclive": "exp_name",
+}
+"""What a tracker's initialization calls the name of a run, where its first argument is the project; for the others that
+is the run."""
+CUT = " ..."
+"""Ends a value that is longer than MLflow takes."""
+
+
+def require_trackers(names: Sequence[str], arguments: Collection[str] = ()) -> None:
+    """Check that every tracker is known and installed.
+
+    Args:
+        arguments: names of the trackers that get arguments, used or not.
+
+    Raises:
+        UserError: Accelerate knows none of that name, its package is missing, or a class of one's own cannot be
+            imported.
+    """
+    known = [str(tracker.value) for tracker in LoggerType if tracker.value != "all"]
+    for name in names:
+        if ":" in name:
+            _tracker_class(name)
+        elif name not in known:
+            raise UserError(
+                f"log.trackers {name}: no such tracker{nearest_name_hint(name, known)} Write package.module:Class for "
+                "one of your own"
+            )
+        elif name not in [str(tracker.value) for tracker in get_available_trackers()]:
+            raise UserError(f"log.trackers {name}: its package is not installed; `pip install {name}`")
+    for name in arguments:
+        if name not in known and name not in names:
+            raise UserError(
+                f"log.tracker_args {name}: no such tracker{nearest_name_hint(name, [*known, *names])} "
+                "Name one of log.trackers"
+            )
+
+
+def start_trackers(accelerator: Accelerator, settings: LogSettings, run: Path, config: Mapping[str, Any]) -> None:
+    """Start the trackers on rank 0, and give them the run's name and configuration.
+
+    Args:
+        config: the run's settings by dotted name.
+
+    Raises:
+        UserError: a tracker does not take one of its `log.tracker_args`.
+    """
+    if not accelerator.is_main_process:
+        return
+    try:
+        accelerator.log_with = [
+            _new_tracker(name, run, settings.tracker_args.get(name, {})) for name in settings.trackers
+        ]
+        accelerator.init_trackers(PROJECT, config=dict(config))
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise UserError(f"log.tracker_args: {error}; see what the tracker's initialization takes") from error
+    if "comet_ml" in settings.trackers:
+        accelerator.get_tracker("comet_ml", unwrap=True).set_name(run.name)
+
+
+def _new_tracker(name: str, run: Path, arguments: Mapping[str, Any]) -> GeneralTracker:
+    kind = MLflowWithLongValues if name == "mlflow" else _tracker_class(name)
+    named = {RUN_NAME_ARGUMENTS[name]: run.name} if name in RUN_NAME_ARGUMENTS else {}
+    first = PROJECT if named or name == "comet_ml" else run.name
+    folder = [str(run / LOGGING_FOLDER)] if kind.requires_logging_directory else []
+    return kind(first, *folder, **{**named, **arguments})
+
+
+class MLflowWithLongValues(MLflowTracker):  # type: ignore[misc]  # accelerate is untyped
+    """Accelerate's tracker, which leaves a setting out that is longer than MLflow takes; here it is cut."""
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
+
+        most = MAX_PARAM_VAL_LENGTH - len(CUT)
+        texts = {name: str(value) for name, value in values.items()}
+        super().store_init_configuration(
+            {name: text if len(text) <= most else text[:most] + CUT for name, text in texts.items()}
+        )
+
+
+def _tracker_class(name: str) -> type[GeneralTracker]:
+    """Return Accelerate's class of that name, or the one that `package.module:Class` names.
+
+    Raises:
+        UserError: it cannot be imported, or is no tracker.
+    """
+    if ":" not in name:
+        kind: type[GeneralTracker] = LOGGER_TYPE_TO_CLASS[name]
+        return kind
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"log.trackers {name}: cannot be imported ({error}); write package.module:Class") from error
+    if not (isinstance(found, type) and issubclass(found, GeneralTracker)):
+        raise UserError(f"log.trackers {name}: is not a subclass of accelerate.tracking.GeneralTracker; make it one")
+    return found
+
+
+def flat_config(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Return settings by dotted name, in the types that every tracker takes: lists and null as text."""
+    flat: dict[str, bool | int | float | str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flat_config(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat

@@ -1,0 +1,254 @@
+"""What a run folder holds besides checkpoints, and what must be there before training begins."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from malmoi.atomic_io import write_atomic
+from malmoi.configs.finetune import FinetuneSettings
+from malmoi.configs.outputs import CheckpointSettings
+from malmoi.configs.parser import settings_as_yaml
+from malmoi.configs.run import RunSettings
+from malmoi.data_prep.pipeline.build import prepare_tokenizer
+from malmoi.data_prep.pipeline.mixture import SourceShards, prepare_sources
+from malmoi.errors import UserError, one_line
+from malmoi.registry import registry_entry
+from malmoi.train.checkpoint.storage import checkpoint_step, open_storage
+
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+RESULT_FILE = "result.json"
+TOKENIZER_FOLDER, SHARDS_FOLDER, MODEL_FOLDER = "tokenizer", "shards", "model"
+CHECKPOINTS_FOLDER = "checkpoints"
+FIXED = (
+    *("init_", "objective", "tokenizer.", "model.", "data.document_mask", "data.seq_len_warmup"),
+    *("train.seed", "optim.name"),
+)
+"""Beginnings of the names of settings that a run keeps to its end."""
+HYPERPARAMETERS = frozenset(
+    {
+        *("train.global_batch_size", "optim.lr", "optim.betas", "optim.eps", "optim.weight_decay"),
+        *("optim.max_grad_norm", "schedule.name", "schedule.warmup_steps", "schedule.warmup_ratio"),
+        *("schedule.decay_ratio", "schedule.min_lr_ratio"),
+    }
+)
+"""Settings that may change during a run, and that its weights depend on."""
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
+
+
+@dataclass(frozen=True)
+class SettingChange:
+    """A setting that is no longer what the folder's run was started with last."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run whose tokenizer and shards are on disk."""
+
+    folder: Path
+    tokenizer: Path
+    sources: tuple[SourceShards, ...]
+    """One, or several with weights."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves in `result.json`."""
+
+    settings: dict[str, Any]
+    steps: int
+    parameters: int
+    val_loss: float | None
+    bits_per_byte: float | None
+    prompt: str
+    samples: tuple[str, ...]
+
+
+def is_main_rank() -> bool:
+    """Return whether this process is rank 0, as its launcher says; true without a launcher."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def checkpoint_url(run: Path, settings: CheckpointSettings) -> str:
+    """Return where the checkpoints of a run are, as a path or URL."""
+    return settings.dir or str(run / CHECKPOINTS_FOLDER)
+
+
+def prepare_run(settings: RunSettings) -> PreparedRun:
+    """Build tokenizer and shards unless they are there, and record the settings of a new run. Any number of ranks may
+    call this, before they know each other.
+
+    Raises:
+        UserError: the corpus, the tokenizer or the run folder is not usable.
+    """
+    folder = make_run_dir(settings, FIXED)
+    is_main = is_main_rank()
+    tokenizer_settings = settings.tokenizer
+    if settings.init_from is not None:
+        _check_init_model(settings.init_from, settings)
+        tokenizer_settings = replace(tokenizer_settings, path=tokenizer_settings.path or settings.init_from)
+    tokenizer = prepare_tokenizer(
+        settings.corpus, tokenizer_settings, folder / TOKENIZER_FOLDER, is_main and sys.stderr.isatty()
+    )
+    if settings.init_from is not None:
+        from malmoi.train.models.init_from import check_init_fit
+
+        check_init_fit(settings.init_from, settings, tokenizer)
+    cache = Path(settings.data.cache) if settings.data.cache else folder / SHARDS_FOLDER
+    sources = prepare_sources(settings.corpus, settings.data, tokenizer, cache, settings.plugins)
+    if is_main and not (folder / CONFIG_FILE).is_file():
+        # A folder with settings in it may be training: they are replaced when these train here, and not before.
+        record_settings(folder, settings)
+    return PreparedRun(folder, tokenizer, sources)
+
+
+def _check_init_model(init_from: str, settings: RunSettings) -> None:
+    from malmoi.train.models import MODELS
+
+    registry_entry(MODELS, "model.architecture", settings.model.architecture).check_hf(Path(init_from), settings.model)
+
+
+def make_run_dir(settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> Path:
+    """Return the run folder, made unless it is there; what it holds is the same run.
+
+    Args:
+        fixed: beginnings of the names of settings that a run keeps to its end.
+
+    Raises:
+        UserError: it cannot be made, or it holds another run.
+    """
+    folder = Path(settings.run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another --run") from error
+    _check_unchanged(folder, settings, fixed)
+    return folder
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the run folder, on rank 0, against a second start of the same run.
+
+    Raises:
+        UserError: another process trains here.
+    """
+    lock = FileLock(folder / ".training.lock", blocking=False, fallback_to_soft=False)
+    if is_main_rank():
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"{folder}: another process trains here; wait for it, or choose another --run") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def settings_as_json(settings: RunSettings | FinetuneSettings) -> dict[str, Any]:
+    """Return settings as `result.json` holds them, to be compared with those of another run: lists for tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return plain
+
+
+def record_settings(folder: Path, settings: RunSettings | FinetuneSettings, parameters: int | None = None) -> None:
+    """Write the run's settings and its environment into its folder, each atomically: another rank, which may still be
+    checking its settings, reads the old file or the new one.
+
+    Args:
+        parameters: of the model, where they are known.
+    """
+    write_atomic(folder / CONFIG_FILE, settings_as_yaml(settings).encode())
+    write_atomic(
+        folder / ENVIRONMENT_FILE, (json.dumps({**environment(), "parameters": parameters}, indent=2) + "\n").encode()
+    )
+
+
+def setting_changes(folder: Path, settings: RunSettings | FinetuneSettings) -> tuple[SettingChange, ...]:
+    """Return what differs from the settings that `folder` records, but the folder itself; nothing where it records
+    none."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        return ()
+    texts = (file.read_text(encoding="utf-8"), settings_as_yaml(settings))
+    before, now = (_by_name(yaml.safe_load(text)) for text in texts)
+    return tuple(
+        SettingChange(name, f"{name} was {before[name]} and is now {value}")
+        for name, value in now.items()
+        if name != "run" and before.get(name, value) != value
+    )
+
+
+def _check_unchanged(folder: Path, settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> None:
+    """Refuse to continue a run whose tokenizer, model or optimizer would be another one.
+
+    Before the first checkpoint only the tokenizer is there: settings that were refused may be corrected.
+    """
+    stored = open_storage(checkpoint_url(folder, settings.checkpoint)).names()
+    has_checkpoint = any(checkpoint_step(name) is not None for name in stored)
+    if not has_checkpoint and not (folder / MODEL_FOLDER).exists():
+        fixed = tuple(name for name in fixed if name == "tokenizer.")
+    changed = [change.text for change in setting_changes(folder, settings) if change.name.startswith(fixed)]
+    if changed:
+        raise UserError(f"{folder}: holds another run: {'; '.join(changed)}; choose another --run or delete this one")
+
+
+def _by_name(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by their dotted names."""
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        named |= _by_name(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return named
+
+
+def environment() -> dict[str, str | int | None]:
+    """Return versions and machine, for whoever repeats the run."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def is_finetuning(config: Path) -> bool:
+    """Return whether a run's settings file is that of a fine-tuning run.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{config}: not a settings file of ours ({one_line(error)}); restore the file") from error
+    return isinstance(settings, dict) and "task" in settings
+
+
+def finished_result(folder: Path) -> RunResult | None:
+    """Return the result of a run that is complete, or None."""
+    file = folder / RESULT_FILE
+    if not file.is_file():
+        return None
+    record = json.loads(file.read_text(encoding="utf-8"))
+    return RunResult(**{**record, "samples": tuple(record["samples"])})
+
+
+def write_result(folder: Path, result: RunResult) -> None:
+    """Write `result.json`, which marks the run complete."""
+    content = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
+    write_atomic(folder / RESULT_FILE, content.encode())
