@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ["RAYON_NUM_THREADS"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read when `tokenizers` first encodes
-
 from harness import DEMO_TEXT, in_turns, median, new_parser, parse_options, print_figures, seconds_of, train_tokenizer
-from prepare import sample, texts_of
+from prepare import sample
+from sides.prepare_ways import texts_of
 
 from malmoi.data_prep.tokenizer.train import load_tokenizer
 
@@ -89,6 +87,7 @@ def main() -> None:
     options = parse_options(parser)
     if options.quick:
         options.megabytes = 0.2
+    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # read at `tokenizers`' first work
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = load_tokenizer(options.tokenizer or train_tokenizer(options.input, Path(folder)))
     began = time.perf_counter()

@@ -94,11 +94,9 @@ def file_named(data: Path, name: str) -> Path | None:
 
 
 def read_split(chosen: DataSet, data: Path | None, limit: int) -> Split:
-    if data is None:
-        train, test = SMALL / f"{chosen.name}.jsonl.gz", SMALL / f"{chosen.name}_examples.jsonl.gz"
-        validation = None
-    else:
-        train, validation, test = (file_named(data, f"{chosen.name}_{part}") for part in ("train", "dev", "test"))
+    parts = ("train", "dev", "test") if data is not None else ("", "dev", "examples")
+    names = (f"{chosen.name}_{part}".removesuffix("_") for part in parts)
+    train, validation, test = (file_named(data or SMALL, name) for name in names)
     if train is None or test is None:
         sys.exit(f"{data}: no {chosen.name}_train.jsonl.gz or no {chosen.name}_test.jsonl.gz")
     rows = read(train, limit)

@@ -287,10 +287,10 @@ def main() -> None:
     parser.set_defaults(threads=1)
     options = parse_options(parser)
     number, of = map(int, options.share.split("/"))
-    sizes, seeds = [size for size in SIZES if size.name in options.sizes], SEEDS
+    sizes, seeds = [size for size in SIZES if size.name in options.sizes], [*SEEDS]
     ablations = [recipe for recipe in ABLATIONS if recipe.name in (options.changes or [recipe.name])]
     if options.quick:
-        sizes, seeds = [replace(size, tokens=size.tokens // 30) for size in sizes[:1]], SEEDS[:1]
+        sizes, seeds = [replace(size, tokens=size.tokens // 30) for size in sizes[:1]], seeds[:1]
         ablations, options.out = ablations[:2], options.work / "quick.jsonl"
     bench = Bench(options.work, options.out, (number, of), torch.device(options.device))
     for size in sizes if options.only != "ablations" else ():

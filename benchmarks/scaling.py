@@ -19,14 +19,13 @@ import socket
 import statistics
 import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from harness import SHAPES, in_turns, median, new_parser, parse_options, prepare_work, print_figures, ratios
+from harness import SHAPES, in_turns, median, new_parser, parse_options, prepare_work, print_figures, ratios, seconds_of
 from scaling_model import BACKENDS, LINKS, Cluster, Job, Link, efficiency, fitted_link, gpt2_units
 from sides.turns import Rank, Shape, Side
 
@@ -93,7 +92,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def all_reduce_seconds(rank: Rank) -> list[float]:
+def all_reduce_seconds(rank: Rank) -> tuple[float, float]:
     """Time all-reduces of REDUCED_BYTES on this rank."""
     os.environ |= rank.environment()
     os.sched_setaffinity(0, {rank.core})
@@ -101,17 +100,17 @@ def all_reduce_seconds(rank: Rank) -> list[float]:
     from torch import distributed
 
     distributed.init_process_group("gloo")
-    medians = []
-    for size in REDUCED_BYTES:
+
+    def measured(size: int) -> float:
         numbers, taken = torch.ones(size // 4), []
         for _ in range(8):
             distributed.barrier()
-            began = time.perf_counter()
-            distributed.all_reduce(numbers)
-            taken.append(time.perf_counter() - began)
-        medians.append(statistics.median(taken))
+            taken.append(seconds_of(lambda: distributed.all_reduce(numbers)))
+        return statistics.median(taken)
+
+    first, second = map(measured, REDUCED_BYTES)
     distributed.destroy_process_group()
-    return medians
+    return first, second
 
 
 def measure(options: argparse.Namespace, shape: Shape) -> Measured:
@@ -144,10 +143,10 @@ def measure(options: argparse.Namespace, shape: Shape) -> Measured:
         ways = {(way, ranks): together(way, ranks) for way in SIDES for ranks in (1, 2)}
         turns = {way: lambda sides=sides: turn(sides) for way, sides in ways.items()}
         seconds = in_turns(turns, options.rounds)
-    figures = [
-        TwoRanks(way, median(one := seconds[way, 1], 4), median(two := seconds[way, 2], 4), *ratios(one, two, 4))
-        for way in SIDES
-    ]
+    figures = []
+    for way in SIDES:
+        one, two = seconds[way, 1], seconds[way, 2]
+        figures.append(TwoRanks(way, median(one, 4), median(two, 4), *ratios(one, two, 4)))
     link = fitted_link(REDUCED_BYTES, reduced, 2)
     units = gpt2_units(shape.layers, shape.width, shape.vocab, shape.block)
     step = figures[1].one_rank_seconds

@@ -27,15 +27,9 @@ from malmoi.configs.run import RunSettings
 from malmoi.configs.train import Precision, TrainSettings
 from malmoi.train.models import MODELS, SpecialTokenIds, cross_entropy
 from malmoi.train.models.compute import configure_compute
-from malmoi.train.models.cross_entropy import (
-    IGNORE_INDEX,
-    ChunkedLossSum,
-    ChunkLoss,
-    chunk_loss_in_place,
-    fastest_chunk_loss,
-)
+from malmoi.train.models.cross_entropy import ChunkedLossSum, ChunkLoss, chunk_loss_in_place, fastest_chunk_loss
 from malmoi.train.models.gpt2 import TrainingGPT2, hidden_states
-from malmoi.train.models.spec import padded_vocabulary
+from malmoi.train.models.spec import IGNORE_INDEX, padded_vocabulary
 from malmoi.train.pretrain_run import initial_model
 
 KERNELS = {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from malmoi.configs.ranges import ClosedUnitInterval, DocumentBytes, NonNegativeInt, PositiveFloat, PositiveInt
+from malmoi.configs.ranges import ClosedUnitInterval, DocumentBytes, FiniteNonNegative, NonNegativeInt, PositiveInt
 
 DocumentUnit = Literal["line", "paragraph", "file"]
 Encoding = Literal["utf-8", "cp949", "euc-kr", "auto"]
@@ -42,8 +42,8 @@ class SourceSettings:
     """Name in messages and metrics."""
     input: tuple[str, ...]
     """Files, folders, globs or URLs, as in `corpus.input`."""
-    weight: PositiveFloat = 1.0
-    """Sampling weight, relative to the other sources."""
+    weight: FiniteNonNegative = 1.0
+    """Sampling weight, relative to the other sources; 0: prepared and not trained on."""
 
 
 @dataclass(frozen=True)

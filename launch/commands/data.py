@@ -43,7 +43,7 @@ def prepare(argv: Sequence[str]) -> int:
         from malmoi.data_prep.pipeline.mixture import prepare_sources
 
         with errors_name_options(PrepareOptions):
-            sources = prepare_sources(options, options, Path(options.tokenizer), Path(options.out))
+            sources = prepare_sources(options, options, Path(options.tokenizer), Path(options.out), options.plugins)
     for source in sources:
         print(source.folder)
     return EXIT_DONE

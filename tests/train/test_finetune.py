@@ -128,7 +128,7 @@ def test_the_model_is_that_of_the_lowest_validation_loss(undisturbed: Path) -> N
 
 
 def test_training_ends_when_the_validation_loss_has_not_fallen(model: Path, tmp_path: Path) -> None:
-    """Validation rows whose labels are the wrong way round: the more is learnt, the worse."""
+    """Validation rows whose labels are the wrong way round: the more is learned, the worse."""
     asked = settings_for("classification", model, tmp_path, max_steps=60, eval_every=4, lr=5e-3, warmup_steps=1)
     assert asked.task.validation is not None
     wrong = [{**row, "label": 1 - row["label"]} for row in rows_of("classification", "", 64)]

@@ -44,7 +44,7 @@ class TaskEvaluation:
 
 @dataclass(frozen=True)
 class LabeledTask:
-    """Predictions examples in a seeded order, and the file that the model is evaluated on meanwhile."""
+    """Labeled examples in a seeded order, and the file that the model is evaluated on meanwhile."""
 
     settings: TaskSettings
     examples: Examples

@@ -1,4 +1,4 @@
-"""A dead builder is told apart from a live one: at once on its own host, elsewhere after a silence, whatever clocks say."""
+"""A dead builder is told apart from a live one: at once on its host, elsewhere after a silence, whatever clocks say."""
 
 import os
 import subprocess
