@@ -57,13 +57,13 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> lis
 
 
 def figure_tables(figures: dict[str, Any], title: str = "", charts: bool = True) -> Iterator[str]:
-    """Yield lines for all that `figures` hold, nested as they are, none left out but what is None.
+    """Yield lines for all that `figures` hold, nested as they are, none left out but what is None or empty.
 
     Numbers by name go into one line, a list of like objects into a table with a row each, objects by name into one with
     their names as its first column, and shares of a total also into a Mermaid pie, which GitHub and GitLab draw.
     """
     inline = {name: value for name, value in figures.items() if _is_inline(value)}
-    words = [f"{_words(name)} {_cell(value)}" for name, value in inline.items() if value is not None]
+    words = [f"{_words(name)} {_cell(value)}" for name, value in inline.items() if value not in (None, [])]
     if words:
         yield from (f"{title}{', '.join(words)}.", "")
     for name, value in figures.items():

@@ -1,13 +1,14 @@
 """From a command line, YAML and Python to frozen settings; an unknown name is an error that says the nearest one."""
 
 import argparse
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
@@ -292,12 +293,14 @@ def _expanded(argv: Sequence[str], types: Mapping[str, Any], lists: Sequence[str
     known = list(types)
     out: list[str] = []
     origins = _Origins()
+    mappings = {each: dict[str, Any]() for each in known if get_origin(types[each]) is dict}
     words = list(argv)
     while words:
         word = words.pop(0)
         flag, equals, value = word.partition("=")
         name = flag.removeprefix("--")
-        origins.overridden.add(name)
+        mapping = next((each for each in mappings if f"{name}.".startswith(f"{each}.")), None)
+        origins.overridden.add(mapping or name)
         if not flag.startswith("--"):
             out.append(word)
             continue
@@ -307,8 +310,21 @@ def _expanded(argv: Sequence[str], types: Mapping[str, Any], lists: Sequence[str
                     raise UserError("--config needs a file or the name of a preset")
                 value = words.pop(0)
             path = config_path(value)
-            origins.files |= _checked_yaml(_yaml_text(path), str(path), known)
+            text = _yaml_text(path)
+            origins.files |= _checked_yaml(text, str(path), known)
+            for each, entries in mappings.items():
+                entries |= _mapping_in(yaml.safe_load(text), each)
             out += ["--config", str(path)]
+        elif mapping is not None:
+            if not equals:
+                if not words:
+                    raise UserError(f"{flag} needs a value")
+                value = words.pop(0)
+            chosen = yaml.safe_load(value)
+            if name != mapping:
+                chosen = _with_entry(mappings[mapping], name.removeprefix(f"{mapping}.").split("."), chosen)
+            mappings[mapping] = chosen if isinstance(chosen, dict) else {}
+            out += [f"--{mapping}", json.dumps(chosen, ensure_ascii=False)]
         elif name in lists:
             values = [value] if equals else []
             while words and not words[0].startswith("--"):
@@ -324,6 +340,20 @@ def _expanded(argv: Sequence[str], types: Mapping[str, Any], lists: Sequence[str
         else:
             raise UserError(unknown_setting(name, ["config", *known], flag="--"))
     return out, origins
+
+
+def _mapping_in(settings: Any, name: str) -> dict[str, Any]:
+    """Return the mapping that the settings of a YAML file give `name`; an empty one where they give none."""
+    for key in name.split("."):
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return dict(settings) if isinstance(settings, dict) else {}
+
+
+def _with_entry(mapping: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return `mapping` with `value` in its place, such as `wandb`, `entity` of `--log.tracker_args.wandb.entity`."""
+    entries = dict(mapping) if isinstance(mapping, dict) else {}
+    first, *rest = keys
+    return {**entries, first: _with_entry(entries.get(first), rest, value) if rest else value}
 
 
 def _yaml_text(file: Path) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from malmoi.lazy_imports import fast_imports
 from tests.launching import environment
+from tests.time_limits import seconds
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def test_ctrl_c_ends_a_process_that_imports_without_a_traceback() -> None:
         assert made.stdout is not None
         assert made.stdout.readline() == "ready\n"
         made.send_signal(signal.SIGINT)
-        _, said = made.communicate(timeout=20)
+        _, said = made.communicate(timeout=seconds(20))
     assert (made.returncode, said) == (-signal.SIGINT, "")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.launching import ROOT, environment
+from tests.time_limits import seconds
 
 PAGE = ROOT / "docs" / "tutorial.md"
 SMALLER = (
@@ -40,13 +41,25 @@ def test_every_command_and_every_line_of_python_on_the_page_runs(folder: Path) -
             continue
         text = re.sub(r"^(malmoi train .*)$", rf"\1 {SMALLER}", text, flags=re.MULTILINE)
         done = subprocess.run(
-            ["bash", "-euc", text], cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False
+            ["bash", "-euc", text],
+            cwd=folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=seconds(240),
+            check=False,
         )
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
     # One process for all Python, after all commands: what a block makes, the next one uses.
     (folder / "page.py").write_text("\n".join(script), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "page.py"], cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "page.py"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=seconds(240),
+        check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "92,834,304" in done.stdout

@@ -131,8 +131,8 @@ def test_a_value_of_another_type_is_refused_in_words(flag: str, value: str, allo
 
 
 def test_the_weight_of_a_source_is_named() -> None:
-    with pytest.raises(UserError, match=r"^corpus\.sources: weight 0: give a number above 0; see --help$"):
-        parse("--corpus.sources", "[{name: a, input: [b], weight: 0}]")
+    with pytest.raises(UserError, match=r"^corpus\.sources: weight -1: give a finite number of 0 or more; see --help$"):
+        parse("--corpus.sources", "[{name: a, input: [b], weight: -1}]")
 
 
 def test_help_says_types_in_words_and_the_built_in_names_of_a_registry(capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,3 +172,13 @@ def test_load_config_without_a_file_starts_from_the_defaults() -> None:
 def test_load_config_refuses_what_yaml_cannot_hold() -> None:
     with pytest.raises(UserError, match="give plain numbers, texts, lists and mappings"):
         load_config("demo", run=object())
+
+
+def test_a_trackers_argument_is_set_by_its_dotted_name_beside_those_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("log:\n  tracker_args: {wandb: {entity: team, mode: offline}}\n", encoding="utf-8")
+    words = ("--config", str(file), "--log.tracker_args.wandb.entity", "other", "--log.tracker_args.mlflow.run_name=x")
+    assert parse(*words).log.tracker_args == {
+        "wandb": {"entity": "other", "mode": "offline"},
+        "mlflow": {"run_name": "x"},
+    }

@@ -89,8 +89,8 @@ def test_a_number_out_of_its_range_is_named_with_what_is_allowed(name: str, valu
         (RunSettings(log=LogSettings(profile_steps=(3, 0))), r"log\.profile_steps \(3, 0\): give a list, each a whole"),
         (RunSettings(log=LogSettings(tracker_args={"wandb": 3})), "log.tracker_args .*: give a mapping"),  # type: ignore[dict-item]
         (
-            RunSettings(corpus=CorpusSettings(sources=(SourceSettings("a", ("x",)), SourceSettings("b", ("y",), 0)))),
-            r"corpus\.sources\[1\]\.weight 0: give a number above 0",
+            RunSettings(corpus=CorpusSettings(sources=(SourceSettings("a", ("x",)), SourceSettings("b", ("y",), -1)))),
+            r"corpus\.sources\[1\]\.weight -1: give a finite number of 0 or more",
         ),
         (RunSettings(generate=SamplingSettings(length_penalty=True)), "generate.length_penalty True: give a number;"),
         (FinetuneSettings(dropout=1.0), "dropout 1.0: give a number from 0 to below 1"),

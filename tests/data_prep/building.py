@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tests import time_limits
+from tests.time_limits import seconds
 
 ROOT = Path(__file__).parents[2]
 ONE = """
@@ -80,13 +82,13 @@ class Build:
 
     def folder(self) -> Path:
         """The shard folder, once the process has ended well."""
-        out, log = self.process.communicate(timeout=200)
+        out, log = self.process.communicate(timeout=seconds(200))
         assert self.process.returncode == 0, log
         return Path(out.strip())
 
     def error(self) -> str:
         """The log, once the process has failed."""
-        _, log = self.process.communicate(timeout=200)
+        _, log = self.process.communicate(timeout=seconds(200))
         assert self.process.returncode, log
         return log
 
@@ -101,9 +103,6 @@ def content_of(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(is_so: Callable[[], bool]) -> None:
     """Poll until something is so."""
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, "it never came to be so"
-        time.sleep(0.005)
+    time_limits.wait_until(is_so, 60, "what the test needs of another process")

@@ -15,6 +15,7 @@ from malmoi.inference.model_folder import LoadedModel, load_model
 from malmoi.launch.cli import main
 from tests.evaluation.fewshot.fewshot_models import gpt2
 from tests.launching import run_malmoi
+from tests.time_limits import seconds
 
 SETTINGS = SamplingSettings(max_new_tokens=12, seed=7)
 
@@ -50,7 +51,7 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_other_text(loaded: L
 
 def test_a_process_without_malmoi_generates_the_same_text(finished_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_MALMOI, str(finished_run / "model")]
-    theirs = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    theirs = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=seconds(120), check=False)
     assert theirs.returncode == 0, theirs.stderr
     words = ("--model", str(finished_run / "model"), "--prompt", "이순신", "--seed", "7", "--max_new_tokens", "12")
     ours = run_malmoi("generate", *words, "--json")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 
+from tests.time_limits import seconds
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OWN_ERRANDS = (".google.com", ".googleapis.com", ".gstatic.com", ".gvt1.com")
 FLAGS = (
@@ -93,7 +95,7 @@ def recording_proxy() -> Iterator[tuple[int, list[str]]]:
             except OSError:
                 return
             with client:
-                client.settimeout(2)
+                client.settimeout(seconds(2))
                 try:
                     words = client.recv(4096).decode("latin-1").split()
                 except OSError:
@@ -130,7 +132,7 @@ def open_page(browser: str, page: Path, scratch: Path, width: int, dark: bool) -
             "--dump-dom",
             frame.as_uri(),
         ]
-        printed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=seconds(120), check=True).stdout
     found = re.search(r"SEEN(\{.*?\})", unescape(printed))
     assert found is not None, printed[-2000:]
     outside = [address for address in asked if not any(own in address for own in OWN_ERRANDS)]

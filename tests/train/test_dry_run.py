@@ -91,16 +91,18 @@ def test_a_process_lives_on_after_it(tiny_settings: RunSettings, finished_run: P
     """What ends a run that hangs waits no longer, as in a notebook."""
     config = tmp_path / "tiny.yaml"
     config.write_text(settings_as_yaml(tiny_settings), encoding="utf-8")
-    words = ["train", *as_flags(config, run=tmp_path / "run", parallel__watchdog_timeout=3), "--dry_run"]
+    patience = round(seconds(1))
+    words = ["train", *as_flags(config, run=tmp_path / "run", parallel__watchdog_timeout=patience), "--dry_run"]
     program = (
-        f"import time; from malmoi.launch.cli import main; assert main({words!r}) == 0; time.sleep(4); print('alive')"
+        f"import time; from malmoi.launch.cli import main; assert main({words!r}) == 0; time.sleep({patience + 1}); "
+        "print('alive')"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=seconds(120),
+        timeout=seconds(120) + patience,
         check=False,
     )
     assert done.stdout.endswith("alive\n"), done.stderr

@@ -71,7 +71,7 @@ def _trial(model: nn.Module, task: Task, env: DistEnv) -> Callable[[int], bool]:
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     a_sample = kept_bytes(lambda: loss_sum(1), own)
     free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - reserved
-    return lambda size: fits(size)
+    return lambda size: size * a_sample <= free and fits(size)
 
 
 def kept_bytes(forward: Callable[[], Tensor], own: set[int]) -> int:

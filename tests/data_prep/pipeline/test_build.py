@@ -33,6 +33,7 @@ from malmoi.data_prep.shards.token_stream import open_split
 from malmoi.data_prep.shards.verify import verify_shards
 from malmoi.errors import UserError
 from tests.data_prep.building import Build, content_of, wait_until
+from tests.time_limits import seconds
 
 SHARD_TOKENS = 150_000
 KILLS = 10
@@ -148,7 +149,7 @@ def test_a_killed_builder_leaves_no_worker_behind(reviews: Path, tokenizer_folde
     wait_until(lambda: len(builder.children(recursive=True)) >= 3)
     children = builder.children(recursive=True)
     build.kill()
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=seconds(10))[1] == []
 
 
 def test_a_dead_worker_stops_the_build_and_the_next_resumes_it(

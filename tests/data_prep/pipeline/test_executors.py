@@ -17,6 +17,7 @@ from malmoi.data_prep.pipeline.executors import EXECUTORS, InlineExecutor, Worke
 from malmoi.data_prep.readers import chunks
 from malmoi.errors import UserError
 from tests.data_prep.building import content_of, wait_until
+from tests.time_limits import seconds
 
 
 def test_a_dask_cluster_writes_the_same_bytes(
@@ -114,6 +115,6 @@ def test_slurm_without_its_configuration_is_named() -> None:
 def test_every_worker_of_this_machine_starts_with_the_first_task() -> None:
     """One that started later, while the pool ends for another's death, would be waited for without end."""
     with open_workers(DataSettings(workers=3), 1) as workers:
-        workers.executor.submit(os.getpid).result(timeout=60)
+        workers.executor.submit(os.getpid).result(timeout=seconds(60))
         assert isinstance(workers.executor, ProcessPoolExecutor)
         assert len(workers.executor._processes) == 3

@@ -33,9 +33,7 @@ def test_a_shared_disk_is_recognized(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=node_0)
     thread.start()
-    begun = time.monotonic()
     assert not may_build(tmp_path, True, Node(1, 2, "n"))
-    assert time.monotonic() - begun < 5
     thread.join()
 
 

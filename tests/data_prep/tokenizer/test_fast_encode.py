@@ -34,6 +34,7 @@ from malmoi.data_prep.tokenizer.train import (
     untrained_tokenizer,
     with_bos_and_literal_specials,
 )
+from tests.time_limits import seconds
 
 ROOT = Path(__file__).parents[3]
 DEMO = sorted((ROOT / "data_prep/demo_text").glob("*.jsonl.gz"))
@@ -330,7 +331,7 @@ def test_an_encoder_works_on_both_sides_of_a_fork(encoder: FastEncoder, demo_tex
     busy.start()
     try:
         with multiprocessing.get_context("fork").Pool(1) as pool:
-            ids, _ = pool.apply_async(encoder.encode, (demo_texts,)).get(timeout=30)
+            ids, _ = pool.apply_async(encoder.encode, (demo_texts,)).get(timeout=seconds(30))
     finally:
         busy.join()
     assert np.array_equal(ids, wanted)

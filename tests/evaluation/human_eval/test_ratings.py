@@ -15,6 +15,7 @@ from malmoi.evaluation.human_eval.items import JudgeTest, read_test, write_test
 from malmoi.evaluation.human_eval.ratings import RATINGS_FILE, Rating, Ratings, items_in_order
 from tests.evaluation.human_eval.judging import small_test
 from tests.launching import ROOT, environment
+from tests.time_limits import seconds
 
 WRITER = """
 import sys
@@ -59,7 +60,7 @@ def test_an_answer_that_was_accepted_outlives_a_kill(folder: Path) -> None:
     lines = [process.stdout.readline() for _ in range(25)]
     process.send_signal(signal.SIGKILL)
     lines += process.stdout.readlines()
-    process.wait(10)
+    process.wait(seconds(10))
     written = {tuple(line.split()) for line in lines if line.endswith("\n")}
     assert len(written) >= 25
     assert written <= stored(folder, small_test())
@@ -67,7 +68,7 @@ def test_an_answer_that_was_accepted_outlives_a_kill(folder: Path) -> None:
 
 def test_raters_who_write_at_the_same_time_do_not_collide(folder: Path) -> None:
     processes = [writer(folder, 8) for _ in range(3)]
-    outputs = [process.communicate(timeout=60)[0].splitlines() for process in processes]
+    outputs = [process.communicate(timeout=seconds(60))[0].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     written = {tuple(line.split()) for lines in outputs for line in lines}
     assert len(written) == 3 * 8 * 10
@@ -76,7 +77,7 @@ def test_raters_who_write_at_the_same_time_do_not_collide(folder: Path) -> None:
 
 def open_at_once(barrier: Barrier, folders: list[Path]) -> None:
     for each in folders:
-        barrier.wait(60)
+        barrier.wait(seconds(60))
         Ratings(each, small_test()).new_rater()
 
 

@@ -143,7 +143,7 @@ class Cluster:
         pids = [int(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
         for number in (signal.SIGTERM, signal.SIGKILL):
             pids = [pid for pid in pids if _send(pid, number)]
-            end = time.monotonic() + 15
+            end = time.monotonic() + seconds(15)
             while pids and time.monotonic() < end:
                 time.sleep(0.05)
                 pids = [pid for pid in pids if _send(pid, 0)]

@@ -50,7 +50,8 @@ def test_prepare_on_a_dask_cluster(corpus_file: Path, tokenizer: str, tmp_path: 
 def test_an_executor_that_cannot_be_used_is_refused(corpus_file: Path, tokenizer: str, tmp_path: Path) -> None:
     words = ("prepare", "--input", str(corpus_file), "--tokenizer", tokenizer, "--out", str(tmp_path))
     assert "needs the scheduler's address: set --scheduler" in refused(*words, "--executor", "dask")
-    assert "--executor spark: no such executor. Known: local, dask, slurm" in refused(*words, "--executor", "spark")
+    said = refused(*words, "--executor", "spark")
+    assert "--executor spark: " in said and "Known: local, dask, slurm" in said
     assert "workers 0: give a whole number of 1 or more" in refused(*words, "--workers", "0")
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
     assert "set cores and memory in ~/.config/dask/jobqueue.yaml" in refused(*words, "--executor", "slurm")

@@ -21,12 +21,11 @@ from malmoi.launch.human_eval.words import WORDS
 from tests.evaluation.human_eval.judging import ANSWERS, AUTHORS, MODEL, known_ratings, small_test
 from tests.launch.browser import find_browser
 from tests.launching import ROOT, environment, run_malmoi
+from tests.time_limits import seconds
 
 pytest.importorskip("gradio", reason="the extra `judge` is not installed")
 pytest.importorskip("sklearn", reason="the extra `judge` is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-PATIENCE = 120_000
-"""Milliseconds that a page may take on a machine that does other things too."""
 needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium here: apt-get install -y chromium")
 
 
@@ -64,7 +63,7 @@ class Server:
     def end(self, how: signal.Signals) -> None:
         """End it and wait."""
         self.process.send_signal(how)
-        self.process.wait(30)
+        self.process.wait(seconds(30))
         self._log.close()
 
 
@@ -94,7 +93,7 @@ class Rater:
 
     def __init__(self, browser: Any, port: int, locale: str, width: int = 1200) -> None:
         self.context = browser.new_context(locale=locale, viewport={"width": width, "height": 800})
-        self.context.set_default_timeout(PATIENCE)
+        self.context.set_default_timeout(1000 * seconds(60))
         self.page = self.context.new_page()
         self.outside: list[str] = []
         self.received: list[str] = []
@@ -197,7 +196,7 @@ def test_raters_go_through_ten_texts_with_a_reload_and_a_kill_and_the_results_pa
 
     # Computed by hand in tests/evaluation/human_eval/test_results.py.
     page = chromium.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(1000 * seconds(60))
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto((folder / "results.html").as_uri())
