@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -70,7 +71,10 @@ def test_waiting_processes_fail_at_once_with_the_builder_s_error(
     os.utime(bad, (1e9, 1e9))
     first = Build(tokenizer_folder, out, bad, workers=2)
     wait_until(lambda: bool(list(out.glob(".*.building-*"))))
+    first.process.send_signal(signal.SIGSTOP)
     waiting = [Build(tokenizer_folder, out, bad, workers=2) for _ in range(3)]
+    wait_until(lambda: len(list(out.glob(".*.waiting-*"))) == 4)
+    first.process.send_signal(signal.SIGCONT)
     assert "bad.jsonl:40001: field 'text' holds int" in first.error()
     for build in waiting:
         assert "UserError" in (log := build.error()) and "bad.jsonl:40001" in log
