@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -96,8 +99,9 @@ def train(config: RunSettings) -> TrainResult:
     from malmoi.train.pretrain import pretrain
     from malmoi.train.run_dir import MODEL_FOLDER, finished_result, is_main_rank, settings_as_json
 
-    if pretrain(config) == EXIT_STOPPED:
-        raise _stopped(config.run)
+    with _signal_handlers_restored():
+        if pretrain(config) == EXIT_STOPPED:
+            raise _stopped(config.run)
     folder, settings = Path(config.run), settings_as_json(config)
     result = finished_result(folder)
     while result is None or result.settings != settings:
@@ -123,8 +127,9 @@ def finetune(config: FinetuneSettings) -> FinetuneResult:
     from malmoi.train.finetune import finetune as run_finetuning
     from malmoi.train.finetune_result import finished_finetuning
 
-    if run_finetuning(config) == EXIT_STOPPED:
-        raise _stopped(config.run)
+    with _signal_handlers_restored():
+        if run_finetuning(config) == EXIT_STOPPED:
+            raise _stopped(config.run)
     result = finished_finetuning(Path(config.run))
     if result is None:
         raise RunFailed(f"{config.run}: training ended without a result; train again")
@@ -133,3 +138,16 @@ def finetune(config: FinetuneSettings) -> FinetuneResult:
 
 def _stopped(run: str) -> RunStopped:
     return RunStopped(f"{run}: stopped by a signal, with a checkpoint saved; train again to resume")
+
+
+@contextmanager
+def _signal_handlers_restored() -> Iterator[None]:
+    """Undo what a stopped run leaves for a process that ends after it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: set by another language, which alone could set it again.
+            if handler is not None:
+                signal.signal(number, handler)

@@ -160,9 +160,11 @@ start_rank() {
   trap : TERM USR1 INT
   "$@"
   code=$?
+  # Slurm and the job script may each send one: the second would kill what writes the report.
+  trap '' TERM USR1 INT
   if ((code == 75)); then
     # Stopped with a checkpoint saved. With a code other than 0, Slurm would kill the ranks that are still saving.
-    touch "$logs/stopped"
+    : > "$logs/stopped"
     code=0
   elif ((code != 0)); then
     echo "malmoi: rank $RANK on $(hostname) exited with code $code$( ((code > 128)) && echo ", signal $((code - 128))")"

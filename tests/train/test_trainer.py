@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 import malmoi.train.tasks.language_modeling
 from malmoi.configs.parser import settings_as_yaml
 from malmoi.configs.run import RunSettings
-from malmoi.errors import UserError
+from malmoi.errors import RunStopped, UserError
 from malmoi.evaluation.perplexity import PerplexityResult
 from malmoi.train.metrics.sample_log import SAMPLES_FILE, read_eval_samples
 from malmoi.train.pretrain import pretrain
 from tests.launching import as_flags, environment, metrics, run_malmoi, step_losses, two_ranks, with_settings
-from tests.time_limits import seconds, wait_until
+from tests.time_limits import wait_until
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -94,7 +94,7 @@ def test_two_ranks_log_the_losses_of_one(config: Path, undisturbed: Path, tmp_pa
 
 
 def test_a_stopped_run_resumes_to_the_same_bytes(config: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """SIGTERM on one rank, then SIGKILL on the next start, then to the end; dropout included."""
+    """SIGTERM again and again, then SIGKILL on the next start, then to the end; dropout included."""
     folder = tmp_path / "run"
     flags = as_flags(config, run=folder, checkpoint__every=5)
     assert _train_until(flags, folder, 3, signal.SIGTERM) == 75
@@ -126,7 +126,7 @@ def test_a_run_that_was_killed_before_it_said_that_it_is_done_leaves_the_same_li
 
 
 def _train_until(flags: Sequence[str], folder: Path, step: int, number: signal.Signals) -> int:
-    """Start training, send a signal once `step` is logged, and return the exit code."""
+    """Start training, send a signal from when `step` is logged until the process has ended; return the exit code."""
     process = subprocess.Popen(
         [sys.executable, "-m", "train", *flags], env=environment(), stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -136,8 +136,13 @@ def _train_until(flags: Sequence[str], folder: Path, step: int, number: signal.S
         return file.is_file() and f'"step": {step},' in file.read_text(encoding="utf-8")
 
     wait_until(lambda: is_logged() or process.poll() is not None, 120, f"step {step} of {folder}")
-    os.kill(process.pid, number)
-    return process.wait(timeout=seconds(60))
+
+    def has_ended() -> bool:
+        os.kill(process.pid, number)
+        return process.poll() is not None
+
+    wait_until(has_ended, 60, f"the end of the process after {number.name}", pause=0.002)
+    return process.wait()
 
 
 def test_an_evaluation_that_a_stop_interrupted_is_done_when_the_run_resumes(
@@ -151,7 +156,9 @@ def test_an_evaluation_that_a_stop_interrupted_is_done_when_the_run_resumes(
 
     settings = with_settings(tiny_settings, run=str(tmp_path / "run"))
     monkeypatch.setattr(malmoi.train.tasks.language_modeling, "validation_perplexity", stopped_within)
-    assert pretrain(settings) == 75
+    with pytest.raises(RunStopped):
+        malmoi.train(settings)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000010"]
     monkeypatch.undo()
     assert pretrain(settings) == 0

@@ -22,14 +22,22 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the stop signals of this process meanwhile."""
+        """Handle the stop signals of this process meanwhile.
+
+        After a stop, SIGTERM and SIGUSR1 are ignored where they would end the process: Slurm and a job script may each
+        send one, and the later would turn the exit code into that of a killed rank, for which Slurm kills the ranks
+        that are still saving. The Python API sets the handlers back.
+        """
         before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
+                is_deadly = handler is signal.SIG_DFL and number != signal.SIGINT
+                if is_deadly and self.signal_name is not None:
+                    signal.signal(number, signal.SIG_IGN)
                 # None: set by another language, which alone could set it again.
-                if handler is not None:
+                elif handler is not None:
                     signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -28,8 +28,10 @@ save() {
   if [ "$kind$RANK" = slow0 ]; then sleep 2; fi
   if ((RANK == 0)); then mkdir -p "$checkpoints/step-$(printf %06d "$step")"; fi
 }
+repeat() { for _ in {1..99999}; do kill -USR1 0; done; }
 case $kind in
   counts|slow) trap 'save; exit 75' USR1 TERM ;;
+  repeats) trap 'save; trap "" USR1 TERM; repeat & sleep 0.1; exit 75' USR1 TERM ;;
   ignores_signals) trap '' USR1 TERM ;;
   fails_on) trap '' USR1 TERM; step=$((step + 1)); if ((step < last)); then save; exit 1; fi ;;
   logs) step=$(($(wc -l < "$run/metrics.jsonl" 2> /dev/null || echo 0) + 1))
@@ -263,6 +265,17 @@ def test_a_job_that_was_canceled_saves_and_is_not_requeued(
     assert run.wait_for_end("CANCELLED")["Restarts"] == "0"
     wait_for(lambda: "canceled: submit again to resume from step" in run.log(), 30, "the end of the job's log")
     assert list(run.folder.glob("checkpoints/step-*"))
+
+
+def test_stop_signals_that_arrive_while_a_rank_exits_do_not_lose_that_it_stopped(
+    cluster: Cluster, config: Path, rank_of: RankOf, tmp_path: Path
+) -> None:
+    run = submit(cluster, config, tmp_path / "run", *rank_of(300, "repeats"))
+    wait_for(lambda: (run.folder / "checkpoints").exists(), 30, "the rank counts")
+    cluster.ask("scancel", run.job)
+    run.wait_for_end("CANCELLED")
+    wait_for(lambda: "canceled: submit again to resume from step" in run.log(), 30, "the end of the job's log")
+    assert list(run.folder.glob("slurm/*/stopped"))
 
 
 BUSY_SCONTROL = """#!/bin/bash

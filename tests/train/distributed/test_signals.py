@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -59,11 +61,30 @@ def test_a_second_sigint_ends_the_process_at_once() -> None:
     assert process.returncode == -signal.SIGINT
 
 
-def test_earlier_signal_handlers_are_restored() -> None:
+@pytest.fixture
+def handlers() -> Iterator[list[Any]]:
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    yield before
+    for number, handler in zip(STOP_SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_earlier_signal_handlers_are_restored(handlers: list[Any]) -> None:
+    with StopRequest().listening():
+        pass
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == handlers
+    signal.signal(signal.SIGUSR1, own := lambda number, frame: None)
     stop = StopRequest()
     with pytest.raises(KeyError), stop.listening():
         signal.raise_signal(signal.SIGUSR1)
         raise KeyError
     assert stop.signal_name == "SIGUSR1"
-    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+    assert signal.getsignal(signal.SIGUSR1) is own
+
+
+def test_a_stop_signal_that_is_sent_again_does_not_end_a_process_that_has_stopped(handlers: list[Any]) -> None:
+    with StopRequest().listening():
+        signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGINT) is handlers[STOP_SIGNALS.index(signal.SIGINT)]
