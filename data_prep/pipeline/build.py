@@ -7,7 +7,8 @@ from malmoi.configs.corpus import CorpusSettings, TokenizerSettings, VocabularyS
 from malmoi.configs.data import ShardSettings
 from malmoi.data_prep.pipeline.build_once import build_once
 from malmoi.data_prep.pipeline.corpus import read_documents
-from malmoi.data_prep.pipeline.encode_corpus import EncodeJob, write_shards
+from malmoi.data_prep.pipeline.encode_chunk import EncodeJob
+from malmoi.data_prep.pipeline.encode_corpus import write_shards
 from malmoi.data_prep.pipeline.fingerprint import fingerprint, reader_settings, source_records, stamps_of
 from malmoi.data_prep.pipeline.heartbeat import Heartbeat
 from malmoi.data_prep.pipeline.nodes import may_build, this_node

@@ -1,6 +1,7 @@
-"""The way of a document from file to shard: read, clean, encode, in workers; write, in order, here.
+"""The way of a document from file to shard.
 
-`write_shards` cuts the files into chunks, lets workers run `encode_chunk` on each, and writes what comes back.
+`write_shards` cuts the files into chunks, lets workers run `encode_chunk` on each, and writes what comes back, in
+order.
 """
 
 import logging
@@ -8,20 +9,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from hashlib import blake2b
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from malmoi.configs.corpus import CorpusSettings
 from malmoi.configs.data import ShardSettings
-from malmoi.data_prep.filters.cleaning import DROPPED, Cleaned, Cleaner
-from malmoi.data_prep.filters.dedup import DIGEST_BYTES, PERMUTATIONS, Duplicates, signatures_of
+from malmoi.data_prep.filters.cleaning import DROPPED
+from malmoi.data_prep.filters.dedup import Duplicates
 from malmoi.data_prep.pipeline.build_once import WORK
+from malmoi.data_prep.pipeline.encode_chunk import EncodedChunk, EncodeJob, encode_chunk
 from malmoi.data_prep.pipeline.executors import Workers, open_workers
 from malmoi.data_prep.pipeline.fingerprint import require_unchanged
 from malmoi.data_prep.pipeline.heartbeat import Heartbeat, Progress
@@ -32,135 +30,18 @@ from malmoi.data_prep.readers.chunks import (
     Chunk,
     Position,
     RecordChunk,
-    bytes_of,
     chunks_of,
-    documents_of,
-    line_count,
 )
-from malmoi.data_prep.readers.errors import Cause, RecordError, count_error, counts_by_name, error_place
+from malmoi.data_prep.readers.errors import counts_by_name, error_place
 from malmoi.data_prep.readers.source_file import SourceFile
 from malmoi.data_prep.shards.manifest import Manifest, check_skipped, write_manifest
 from malmoi.data_prep.shards.writer import SplitWriter
-from malmoi.data_prep.tokenizer.encode import Encoder, load_encoder
 from malmoi.disk_space import FULL, check_space, full_disk
 from malmoi.errors import UserError
-from malmoi.plugins import load_plugins
 
 COMMIT_SECONDS = 5.0
-SPLIT_KEY = b"held-out"
-"""Key of the hash that decides a document's split. Part of the format: another key would move documents."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EncodeJob:
-    """What a worker needs to know for every chunk."""
-
-    corpus: CorpusSettings
-    tokenizer_folder: str
-    tokenizer: str
-    """The tokenizer's checksum, so that a long-lived worker never encodes with one that was replaced."""
-    dtype: str
-    """Of the shards; see `token_dtype`."""
-    val_fraction: float
-    plugins: tuple[str, ...]
-    """Modules to import first; see `load_plugins`."""
-    plugin_folder: str
-
-
-@dataclass(frozen=True)
-class EncodedChunk:
-    """One chunk's documents, encoded, in order."""
-
-    ids: NDArray[Any]
-    """1-D, of the shards' dtype: the tokens of all documents, end to end."""
-    lengths: NDArray[np.int32]
-    """Tokens of each document."""
-    bytes: NDArray[np.int32]
-    """UTF-8 bytes of each document's text."""
-    characters: NDArray[np.int32]
-    val: NDArray[np.bool_]
-    """Whether each document belongs to the validation split."""
-    digests: NDArray[np.uint8]
-    """(documents, 16), or (0, 16) without `exact_dedup`."""
-    signatures: NDArray[np.uint32]
-    """(documents, 128), or (0, 128) without `near_dedup_threshold`."""
-    lines: int
-    """Line ends or records of the chunk."""
-    error: RecordError | None
-    """The first record error, where `on_error` is stop."""
-    skipped: Counter[Cause]
-    cleaned: Counter[Cleaned]
-    cut: int
-    slow_encoder: str
-    """What encoded, where it was not the fast path; see `Encoder.slow_name`."""
-
-
-def is_validation(text: bytes, fraction: float) -> bool:
-    """Return whether a document belongs to the validation split: a function of its text alone, so that growing the
-    corpus moves no document from one split to the other.
-
-    Args:
-        text: in UTF-8.
-    """
-    if not fraction:
-        return False
-    position = int.from_bytes(blake2b(text, digest_size=8, person=SPLIT_KEY).digest(), "big")
-    return position < fraction * 2**64
-
-
-@lru_cache(maxsize=2)
-def _encoder(folder: str, checksum: str) -> Encoder:
-    """Return the worker's own encoder, loaded once."""
-    return load_encoder(Path(folder))[0]
-
-
-def encode_chunk(job: EncodeJob, file: SourceFile, chunk: Chunk) -> EncodedChunk:
-    """Read, clean and encode one chunk: a pure function, wherever it runs.
-
-    Raises:
-        UserError: the tokenizer or a plugin cannot be loaded.
-    """
-    load_plugins(job.plugins, job.plugin_folder)
-    corpus, cleaner = job.corpus, Cleaner(job.corpus)
-    data = bytes_of(chunk, file)
-    texts: list[str] = []
-    encoded: list[bytes] = []
-    first: RecordError | None = None
-    skipped: Counter[Cause] = Counter()
-    cut = 0
-    for found in documents_of(chunk, data, file, corpus):
-        if isinstance(found, RecordError):
-            if corpus.on_error == "stop":
-                first = found
-                break
-            count_error(skipped, found)
-            continue
-        cut += found.is_cut
-        text = cleaner.clean(found.text)
-        if text is not None:
-            texts.append(text)
-            encoded.append(text.encode())
-    encoder = _encoder(job.tokenizer_folder, job.tokenizer)
-    ids, lengths = encoder.encode(texts)
-    exact, near = corpus.cleaning.exact_dedup, corpus.cleaning.near_dedup_threshold
-    digests = b"".join(blake2b(text, digest_size=DIGEST_BYTES).digest() for text in encoded) if exact else b""
-    return EncodedChunk(
-        ids=ids.astype(job.dtype, copy=False),
-        lengths=lengths.astype(np.int32),
-        bytes=np.fromiter(map(len, encoded), np.int32, len(encoded)),
-        characters=np.fromiter(map(len, texts), np.int32, len(texts)),
-        val=np.fromiter((is_validation(text, job.val_fraction) for text in encoded), np.bool_, len(encoded)),
-        digests=np.frombuffer(digests, dtype=np.uint8).reshape(-1, DIGEST_BYTES),
-        signatures=signatures_of(texts) if near else np.zeros((0, PERMUTATIONS), np.uint32),
-        lines=line_count(chunk, data),
-        error=first,
-        skipped=skipped,
-        cleaned=cleaner.counts,
-        cut=cut,
-        slow_encoder=encoder.slow_name,
-    )
 
 
 def write_shards(

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 SMALL_BYTES = 3_000_000
 """Input, as stored, under which starting processes takes longer than the work."""
 PARENT_CHECK_SECONDS = 0.5
-PRELOADED = ("malmoi.data_prep.pipeline.encode_corpus", "malmoi.data_prep.tokenizer.fast_encode")
+PRELOADED = ("malmoi.data_prep.pipeline.encode_chunk", "malmoi.data_prep.tokenizer.fast_encode")
 """What every worker of this machine needs, imported once for all."""
 
 

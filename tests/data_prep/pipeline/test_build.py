@@ -19,10 +19,10 @@ from tokenizers import Tokenizer
 
 from malmoi.configs.corpus import CleaningSettings, CorpusSettings, TextSettings
 from malmoi.configs.data import DataSettings, ShardSettings
-from malmoi.data_prep.pipeline import build, encode_corpus, fingerprint
+from malmoi.data_prep.pipeline import build, encode_chunk, fingerprint
 from malmoi.data_prep.pipeline.build import prepare_shards
 from malmoi.data_prep.pipeline.corpus import read_documents
-from malmoi.data_prep.pipeline.encode_corpus import is_validation
+from malmoi.data_prep.pipeline.encode_chunk import is_validation
 from malmoi.data_prep.readers import chunks
 from malmoi.data_prep.readers.chunks import Chunk
 from malmoi.data_prep.readers.source_file import SourceFile
@@ -363,7 +363,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_of_it_is_ke
     shutil.copy2(file, copy)
     # Shards of a chunk each: every chunk ends in a commit.
     corpus, data = CorpusSettings(input=(str(file),)), DataSettings(workers=1, shard_tokens=1, val_fraction=0)
-    read = encode_corpus.bytes_of
+    read = encode_chunk.bytes_of
     seen: list[int] = []
 
     def read_and_change(chunk: Chunk, source: SourceFile) -> bytes:
@@ -372,11 +372,11 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_of_it_is_ke
             change(file)
         return read(chunk, source)
 
-    monkeypatch.setattr(encode_corpus, "bytes_of", read_and_change)
+    monkeypatch.setattr(encode_chunk, "bytes_of", read_and_change)
     with pytest.raises(UserError, match=r"a\.txt: changed while it was read; leave it alone and run again"):
         prepare_shards(corpus, data, tokenizer_folder, tmp_path / "out")
     assert len(seen) < 25, "reported at the next commit"
-    monkeypatch.setattr(encode_corpus, "bytes_of", read)
+    monkeypatch.setattr(encode_chunk, "bytes_of", read)
     shutil.copy2(copy, file)
     folder = prepare_shards(corpus, data, tokenizer_folder, tmp_path / "out")
     alone = prepare_shards(replace(corpus, input=(str(copy),)), data, tokenizer_folder, tmp_path / "alone")
