@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
 
@@ -17,6 +16,14 @@ from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.renamed import unknown_setting
 from malmoi.configs.run import RunSettings
 from malmoi.configs.validate import check_settings, describe_type, setting_names, setting_types
+from malmoi.configs.yaml_settings import (
+    SettingPlace,
+    as_plain,
+    as_yaml,
+    places_in_yaml,
+    read_yaml_text,
+    settings_as_yaml,
+)
 from malmoi.errors import UserError, nearest_name_hint, one_line
 
 __all__ = [
@@ -58,21 +65,11 @@ def config_path(name: str) -> Path:
     raise UserError(f"{name}: no such file, and no preset of that name{hint} Presets: {', '.join(preset_names())}")
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a file gives a setting."""
-
-    line: str
-    """`FILE:LINE`."""
-    value: str | None
-    """The value as it is written; None: a list or a mapping."""
-
-
 @dataclass
 class _Origins:
     """Where settings were given, for messages."""
 
-    files: dict[str, _Place] = field(default_factory=dict)
+    files: dict[str, SettingPlace] = field(default_factory=dict)
     overridden: set[str] = field(default_factory=set)
     """Settings that a flag or Python gives too."""
 
@@ -82,40 +79,6 @@ class _Origins:
         if place is None or (name in self.overridden and place.value != value):
             return ""
         return f"{place.line}: "
-
-
-def _checked_yaml(text: str, source: str, known: Sequence[str]) -> dict[str, _Place]:
-    """Return where each setting of a YAML text is written.
-
-    Raises:
-        UserError: it is no YAML, or names the first key that is no setting.
-    """
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{source}:{line}: no valid YAML ({error.problem}); fix the line") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: no valid YAML ({one_line(error)}); fix the file") from error
-    places: dict[str, _Place] = {}
-    if isinstance(root, yaml.MappingNode):
-        _check_keys(root, source, known, "", places)
-    elif root is not None:
-        raise UserError(f"{source}:1: no settings; write `name: value` lines")
-    return places
-
-
-def _check_keys(
-    mapping: yaml.MappingNode, source: str, known: Sequence[str], prefix: str, places: dict[str, _Place]
-) -> None:
-    for key, value in mapping.value:
-        name, line = f"{prefix}{key.value}", f"{source}:{key.start_mark.line + 1}"
-        if name not in known:
-            raise UserError(f"{line}: {unknown_setting(name, known)}")
-        places[name] = _Place(line, value.value if isinstance(value, yaml.ScalarNode) else None)
-        is_group = any(each.startswith(f"{name}.") for each in known)
-        if is_group and isinstance(value, yaml.MappingNode):
-            _check_keys(value, source, known, f"{name}.", places)
 
 
 def parse_settings(
@@ -236,7 +199,7 @@ def load_settings(kind: type[Settings], name_or_path: str | Path | None, overrid
     origins = _Origins()
     if name_or_path is not None:
         file = config_path(str(name_or_path))
-        origins.files = _checked_yaml(_yaml_text(file), str(file), list(types))
+        origins.files = places_in_yaml(read_yaml_text(file), str(file), list(types))
         words = ["--config", str(file)]
     nested: dict[str, Any] = {}
     for name, value in _flat(overrides, types):
@@ -250,7 +213,7 @@ def load_settings(kind: type[Settings], name_or_path: str | Path | None, overrid
         inner[leaf] = value
     if nested:
         try:
-            words += ["--config", _yaml_of(nested)]
+            words += ["--config", as_yaml(nested)]
         except yaml.representer.RepresenterError as error:
             raise UserError(f"{one_line(error)}; give plain numbers, texts, lists and mappings") from error
     return _parsed(kind, words, types, origins, "malmoi.load_config", "")
@@ -260,7 +223,7 @@ def _flat(overrides: Mapping[str, Any], types: Mapping[str, Any], prefix: str = 
     """Yield each setting by its dotted name, and its value as YAML holds it."""
     for key, value in overrides.items():
         name = f"{prefix}{key.replace('__', '.')}"
-        plain = _plain(value)
+        plain = as_plain(value)
         if isinstance(plain, dict) and any(each.startswith(f"{name}.") for each in types):
             yield from _flat(plain, types, f"{name}.")
         else:
@@ -310,8 +273,8 @@ def _expanded(argv: Sequence[str], types: Mapping[str, Any], lists: Sequence[str
                     raise UserError("--config needs a file or the name of a preset")
                 value = words.pop(0)
             path = config_path(value)
-            text = _yaml_text(path)
-            origins.files |= _checked_yaml(text, str(path), known)
+            text = read_yaml_text(path)
+            origins.files |= places_in_yaml(text, str(path), known)
             for each, entries in mappings.items():
                 entries |= _mapping_in(yaml.safe_load(text), each)
             out += ["--config", str(path)]
@@ -356,34 +319,6 @@ def _with_entry(mapping: Any, keys: Sequence[str], value: Any) -> dict[str, Any]
     return {**entries, first: _with_entry(entries.get(first), rest, value) if rest else value}
 
 
-def _yaml_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-
-
-def settings_as_yaml(settings: Any) -> str:
-    """Return settings as the YAML that `--config` reads."""
-    return _yaml_of(_plain(settings))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that a reader of YAML 1.2, as `--config` is, takes for a number, such as 1e3."""
-
-    def represent_text(self, text: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, '"' if text[:1] in "+-.0123456789" else None)
-
-
-_Dumper.add_representer(str, _Dumper.represent_text)
-
-
-def _yaml_of(plain: Any) -> str:
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=sys.maxsize)
-
-
 def _plain_numbers(value: Any) -> Any:
     """Return settings with plain numbers for those of `malmoi.configs.ranges`, which are types of their own."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -393,14 +328,3 @@ def _plain_numbers(value: Any) -> Any:
     if isinstance(value, (int, float)) and type(value) not in (bool, int, float):
         return int(value) if isinstance(value, int) else float(value)
     return value
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as YAML holds it: mappings for dataclasses, lists for tuples, texts for paths."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
