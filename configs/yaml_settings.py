@@ -39,7 +39,7 @@ def places_in_yaml(text: str, source: str, known: Sequence[str]) -> dict[str, Se
     places: dict[str, SettingPlace] = {}
     if isinstance(root, yaml.MappingNode):
         _check_keys(root, source, known, "", places)
-    elif root is not None:
+    else:
         raise UserError(f"{source}:1: no settings; write `name: value` lines")
     return places
 

@@ -50,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"malmoi {name}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except PermissionError as error:
+        place, remedy = error.filename or "a file", "change its permissions, or name another place"
+        print(f"malmoi {name}: {place}: {error.strerror}; {remedy}", file=sys.stderr)
+        return EXIT_USER_ERROR
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

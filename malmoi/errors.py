@@ -73,7 +73,10 @@ def first_line(error: Exception) -> str:
 
 def nearest_name_hint(name: str, known: Iterable[str]) -> str:
     """Return the end of a sentence about `name`: `; did you mean 'x'?`, or `.` where no known name is close."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    names = list(known)
+    # A setting without its group.
+    near = [each for each in names if "." in each and each.rpartition(".")[2] == name.lstrip("-")]
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else "."
 
 

@@ -40,8 +40,13 @@ def load_plugins(names: Sequence[str], folder: str | None = None) -> None:
 
 
 def _failure(name: str, error: Exception) -> UserError:
-    """Return the error for a module that raises `error`, with the innermost line of it that is not Python's own."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames[-1].filename != __file__ else ""
+    """Return the error for a module that raises `error`, with the innermost line of it that is neither Python's own nor
+    of this folder."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "importlib" not in frame.filename and Path(frame.filename).parent != Path(__file__).parent
+    ]
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     what = f"{type(error).__name__}: {first_line(error)}"
     return UserError(f"plugins: '{name}' fails while it is imported{place} ({what}); fix it, or leave it out")

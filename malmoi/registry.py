@@ -1,4 +1,4 @@
-"""Look up an entry of a registry by the name that a setting gives it."""
+"""Entries that a setting names: models, optimizers, readers, ..."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -6,6 +6,15 @@ from typing import TypeVar
 from malmoi.errors import UserError, nearest_name_hint
 
 Entry = TypeVar("Entry")
+
+
+class Registry(dict[str, Entry]):
+    """Entries by name. A name is given once, so that a plugin cannot change what a run of another means by it."""
+
+    def __setitem__(self, name: str, entry: Entry) -> None:
+        if name in self:
+            raise ValueError(f"'{name}' is registered already; choose another name, or delete that entry first")
+        super().__setitem__(name, entry)
 
 
 def registry_entry(registry: Mapping[str, Entry], setting: str, name: str) -> Entry:

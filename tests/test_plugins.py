@@ -57,3 +57,10 @@ def test_a_plugin_that_cannot_be_imported_is_named(folder: Path, name: str, sour
     with pytest.raises(UserError, match=rf"^plugins: {message}") as raised:
         load_plugins((name,), str(folder))
     assert "\n" not in str(raised.value)
+
+
+def test_a_name_that_is_registered_already_is_refused_at_the_line_that_registers_it(folder: Path) -> None:
+    (folder / "replaces_txt.py").write_text("import malmoi\n\nmalmoi.READERS['.txt'] = malmoi.READERS['.csv']\n")
+    place = f"{folder / 'replaces_txt.py'}:3"
+    with pytest.raises(UserError, match=rf"^plugins: 'replaces_txt' fails .* at {place} \(ValueError: '\.txt' is "):
+        load_plugins(("replaces_txt",), str(folder))

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from malmoi.configs.data import ShardSettings
 from malmoi.data_prep.pipeline.heartbeat import start_of
 from malmoi.errors import UserError, one_line
-from malmoi.registry import registry_entry
+from malmoi.registry import Registry, registry_entry
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _dask_workers(address: Any) -> Iterator[Workers]:
 OpenWorkers: TypeAlias = Callable[[ShardSettings, int], AbstractContextManager[Workers]]
 """Opens workers by the settings, for an input of so many bytes as stored; closes them at the end of the block."""
 
-EXECUTORS: dict[str, OpenWorkers] = {"local": _local, "dask": _dask, "slurm": _slurm}
+EXECUTORS: Registry[OpenWorkers] = Registry({"local": _local, "dask": _dask, "slurm": _slurm})
 """Executors by the name in `data.executor`."""
 
 

@@ -270,3 +270,38 @@ def test_ctrl_c_is_one_line_and_an_exit_code_of_its_own(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=seconds(30))
         os.close(writers[0])
     assert (process.returncode, said) == (130, "malmoi generate: interrupted\n")
+
+
+@pytest.mark.parametrize("part", [".", "checkpoints"])
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_a_run_folder_that_cannot_be_written_to_is_one_line(part: str, tmp_path: Path, finished_run: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder, ignore=shutil.ignore_patterns("result.json"))
+    place = folder / part
+    place.chmod(0o555)
+    # Root may write anywhere unless it gives that up.
+    drop = "-dac_override,-dac_read_search"
+    words = ["setpriv", f"--bounding-set={drop}", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    try:
+        done = subprocess.run(
+            [
+                *words,
+                sys.executable,
+                "-m",
+                "malmoi.train",
+                "--config",
+                str(folder / "config.yaml"),
+                "--run",
+                str(folder),
+            ],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=seconds(60),
+            check=False,
+        )
+    finally:
+        place.chmod(0o755)
+    assert done.returncode == 2
+    refused = "cannot be written to; change its permissions, or choose another --run"
+    assert done.stderr == f"malmoi train: {place}: {refused}\n"

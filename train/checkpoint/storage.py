@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from malmoi.atomic_io import fsync_path
 from malmoi.disk_space import readable_bytes
 from malmoi.errors import UserError
+from malmoi.registry import Registry
 
 WRITING, REPLACED, DELETED = "writing", "replaced", "deleted"
 LAST_FILE = "state.json"
@@ -201,12 +202,14 @@ class FsspecStorage:
         self._filesystem.rm(folder, recursive=True)
 
 
-STORAGES: dict[str, Callable[[str], Storage]] = {
-    "file": LocalStorage,
-    "s3": FsspecStorage,
-    "gs": FsspecStorage,
-    "memory": FsspecStorage,
-}
+STORAGES: Registry[Callable[[str], Storage]] = Registry(
+    {
+        "file": LocalStorage,
+        "s3": FsspecStorage,
+        "gs": FsspecStorage,
+        "memory": FsspecStorage,
+    }
+)
 """By the scheme of a URL; a path without one is `file`. Other schemes that fsspec knows work without an entry."""
 
 

@@ -27,7 +27,8 @@ class ParallelDims:
         if global_batch_size % together:
             raise UserError(
                 f"train.global_batch_size {global_batch_size} is no multiple of train.micro_batch_size "
-                f"{micro_batch_size} x {self.dp_size} ranks = {together}; change one of them"
+                f"{micro_batch_size} x {self.dp_size} ranks = {together}; change one of them, or set "
+                "train.micro_batch_size auto"
             )
         return global_batch_size // together
 

@@ -15,7 +15,7 @@ from accelerate.tracking import (
 )
 
 from malmoi.configs.outputs import LogSettings
-from malmoi.errors import UserError, nearest_name_hint
+from malmoi.errors import UserError, first_line, nearest_name_hint
 
 PROJECT = "malmoi"
 LOGGING_FOLDER = "tensorboard"
@@ -69,7 +69,7 @@ def start_trackers(accelerator: Accelerator, settings: LogSettings, run: Path, c
         config: the run's settings by dotted name.
 
     Raises:
-        UserError: a tracker does not take one of its `log.tracker_args`.
+        UserError: a tracker does not take one of its `log.tracker_args`, or cannot start, for want of a login perhaps.
     """
     if not accelerator.is_main_process:
         return
@@ -78,10 +78,16 @@ def start_trackers(accelerator: Accelerator, settings: LogSettings, run: Path, c
             _new_tracker(name, run, settings.tracker_args.get(name, {})) for name in settings.trackers
         ]
         accelerator.init_trackers(PROJECT, config=dict(config))
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise UserError(f"log.tracker_args: {error}; see what the tracker's initialization takes") from error
+    except OSError:
+        raise
+    except Exception as error:  # a tracker's own errors are of any type
+        if isinstance(error, TypeError) and "argument" in str(error):
+            raise UserError(f"log.tracker_args: {error}; see what the tracker's initialization takes") from error
+        names = ", ".join(settings.trackers)
+        raise UserError(
+            f"log.trackers {names}: cannot start ({type(error).__name__}: {first_line(error)}); set the tracker up, or "
+            "leave it out"
+        ) from error
     if "comet_ml" in settings.trackers:
         accelerator.get_tracker("comet_ml", unwrap=True).set_name(run.name)
 
@@ -120,7 +126,10 @@ def _tracker_class(name: str) -> type[GeneralTracker]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"log.trackers {name}: cannot be imported ({error}); write package.module:Class") from error
+        raise UserError(
+            f"log.trackers {name}: cannot be imported ({error}); write package.module:Class, and name a module of the "
+            "current folder in `plugins` too"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, GeneralTracker)):
         raise UserError(f"log.trackers {name}: is not a subclass of accelerate.tracking.GeneralTracker; make it one")
     return found

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from malmoi.configs.optim import OptimSettings, ScheduleSettings
-from malmoi.registry import registry_entry
+from malmoi.registry import Registry, registry_entry
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def wsd(progress: ScheduleProgress, settings: ScheduleSettings) -> float:
     return 1 - progress.since(max(progress.warmup_steps, progress.max_steps - 1 - decay_steps))
 
 
-SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "linear": linear, "wsd": wsd, "constant": constant}
+SCHEDULES: Registry[Schedule] = Registry({"cosine": cosine, "linear": linear, "wsd": wsd, "constant": constant})
 
 
 def learning_rate(step: int, max_steps: int, optim: OptimSettings, schedule: ScheduleSettings) -> float:

@@ -102,6 +102,7 @@ def test_workers_of_a_dask_cluster_find_a_plugin_of_the_builder_s_folder(
     corpus = CorpusSettings(input=(str(written(review_lines, ".fortune", tmp_path, "dask_reader")),))
     monkeypatch.setattr("sys.path", list(sys.path))
     monkeypatch.setitem(READERS, ".fortune", READERS[".txt"])
+    del READERS[".fortune"]  # what the plugin registers goes when the test ends
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=str(tmp_path / "dask")
     ) as cluster:
@@ -123,6 +124,8 @@ def test_a_changed_reader_never_meets_the_shards_of_the_old_one(
 
     def name(module: str, source: str) -> str:
         (tmp_path / f"{module}.py").write_text(source, encoding="utf-8")
+        if source:
+            del READERS[".mine"]
         return prepare_shards(corpus, DataSettings(workers=1), tokenizer_folder, tmp_path / "out", (module,)).name
 
     source = PLUGINS[".quoted"].replace(".quoted", ".mine")

@@ -23,7 +23,7 @@ def test_the_ranks_together_compute_each_micro_batch_of_a_step_once(
 def test_a_global_batch_that_the_ranks_do_not_divide_is_refused(global_batch_size: int, dp_size: int) -> None:
     message = (
         rf"train.global_batch_size {global_batch_size} is no multiple of train.micro_batch_size 4 x {dp_size} ranks "
-        rf"= {4 * dp_size}; change one of them"
+        rf"= {4 * dp_size}; change one of them, or set train\.micro_batch_size auto"
     )
     with pytest.raises(UserError, match=message):
         ParallelDims(0, dp_size).accumulation_steps(global_batch_size, 4)
