@@ -77,7 +77,7 @@ def finetune(settings: FinetuneSettings) -> int:
         UserError: settings, model, examples or run folder are not usable.
         RunFailed: training diverged, or a stopped run could not be saved.
     """
-    console = Console(stderr=True, quiet=not is_main_rank(), highlight=False)
+    console = Console(stderr=True, quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     check_finetuning(settings)
     folder = make_run_dir(settings, FIXED)
     finished = finished_finetuning(folder)

@@ -27,7 +27,7 @@ def pretrain(settings: RunSettings) -> int:
         UserError: settings, text or run folder are not usable.
         RunFailed: training diverged, or a stopped run could not be saved.
     """
-    console = Console(stderr=True, quiet=not is_main_rank(), highlight=False)
+    console = Console(stderr=True, quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     folder = Path(settings.run)
     finished = finished_result(folder)
     if finished is not None and finished.settings == settings_as_json(settings):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -104,6 +105,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(config: Path, undisturbed: Path
     done = run_malmoi("train", *flags)
     assert done.returncode == 0, done.stderr
     assert "resuming from step" in done.stderr
+    assert re.search(r" steps of .* epochs of [\d,]+ tokens\n", done.stderr), "a line is not wrapped in a file"
     assert step_losses(folder) == step_losses(undisturbed)
     assert (folder / SAMPLES_FILE).read_bytes() == (undisturbed / SAMPLES_FILE).read_bytes()
     expected = weights(undisturbed)

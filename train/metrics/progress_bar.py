@@ -15,7 +15,7 @@ class ProgressBar:
     """Progress of rank 0 on stderr; nothing on other ranks."""
 
     def __init__(self, shown: bool) -> None:
-        self._console = Console(stderr=True, quiet=not shown, highlight=False)
+        self._console = Console(stderr=True, quiet=not shown, highlight=False, soft_wrap=True)
         self._live = Progress(
             TextColumn("training"),
             BarColumn(),
