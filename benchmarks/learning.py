@@ -252,7 +252,7 @@ def validation_bits(model: TrainingGPT2, prepared: PreparedRun, vocab_size: int)
     assert split is not None
     windows = Windows(len(split.stream), BLOCK, BLOCK)
     model.eval()
-    logits_of: Callable[[Tensor], Tensor] = lambda ids: model(input_ids=ids, use_cache=False).logits  # noqa: E731
+    logits_of: Callable[[Tensor], Tensor] = lambda ids: model(input_ids=ids, use_cache=False).logits  # noqa: E731 - a def would hide its type
     losses = sum_window_losses(logits_of, split.stream, windows, range(len(windows)), 16, vocab_size, model.device)
     return perplexity_result(losses, len(split.stream), split.counts.bytes).bits_per_byte
 

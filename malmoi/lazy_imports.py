@@ -26,7 +26,7 @@ def fast_imports() -> Iterator[None]:
     raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     replaced = raises and threading.current_thread() is threading.main_thread()
     if replaced:
-        signal.signal(signal.SIGINT, _end)
+        signal.signal(signal.SIGINT, _exit_interrupted)
     try:
         yield
     finally:
@@ -37,6 +37,6 @@ def fast_imports() -> Iterator[None]:
             gc.enable()
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _exit_interrupted(number: int, frame: FrameType | None) -> None:
     os.write(2, b"malmoi: interrupted\n")
     os._exit(EXIT_INTERRUPTED)

@@ -63,7 +63,7 @@ def test_ctrl_c_is_pythons_again_afterwards_and_another_handler_is_left_alone() 
 
     before = signal.getsignal(signal.SIGINT)
     try:
-        for handler, meanwhile in ((signal.default_int_handler, lazy_imports._end), (another, another)):
+        for handler, meanwhile in ((signal.default_int_handler, lazy_imports._exit_interrupted), (another, another)):
             signal.signal(signal.SIGINT, handler)
             with fast_imports():
                 assert signal.getsignal(signal.SIGINT) is meanwhile

@@ -1,7 +1,6 @@
 """The way of a document from file to shard.
 
-`write_shards` cuts the files into chunks, lets workers run `encode_chunk` on each, and writes what comes back, in
-order.
+`write_shards` cuts the files into chunks, lets workers run `encode_chunk` on each, and writes the results in order.
 """
 
 import logging
@@ -25,13 +24,7 @@ from malmoi.data_prep.pipeline.fingerprint import require_unchanged
 from malmoi.data_prep.pipeline.heartbeat import Heartbeat, Progress
 from malmoi.data_prep.pipeline.resume_state import Commit, restore_commit, write_commit
 from malmoi.data_prep.readers import READERS
-from malmoi.data_prep.readers.chunks import (
-    ByteChunk,
-    Chunk,
-    Position,
-    RecordChunk,
-    chunks_of,
-)
+from malmoi.data_prep.readers.chunks import ByteChunk, Chunk, Position, RecordChunk, chunks_of
 from malmoi.data_prep.readers.errors import counts_by_name, error_place
 from malmoi.data_prep.readers.source_file import SourceFile
 from malmoi.data_prep.shards.manifest import Manifest, check_skipped, write_manifest

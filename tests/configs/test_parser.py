@@ -182,3 +182,11 @@ def test_a_trackers_argument_is_set_by_its_dotted_name_beside_those_of_the_file(
         "wandb": {"entity": "other", "mode": "offline"},
         "mlflow": {"run_name": "x"},
     }
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n"])
+def test_a_file_without_settings_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"^\S+empty\.yaml:1: no settings; write"):
+        load_config(file)

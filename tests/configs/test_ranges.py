@@ -72,6 +72,7 @@ def test_a_number_out_of_its_range_is_named_with_what_is_allowed(name: str, valu
         )
 
 
+# Types are wrong on purpose where a line says so to mypy: code without types can do that.
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -104,3 +104,8 @@ def test_a_name_that_never_was_gets_the_nearest_one() -> None:
         parse_settings(RunSettings, ["--train.max_step", "1"], "malmoi train", "")
     with pytest.raises(UserError, match=r"^unknown setting 'optim\.Lr'; did you mean 'optim\.lr'\?$"):
         load_config("demo", optim={"Lr": 1})
+
+
+def test_a_setting_without_its_group_gets_its_full_name() -> None:
+    with pytest.raises(UserError, match=r"^unknown setting '--lr'; did you mean '--optim\.lr'\?$"):
+        parse_settings(RunSettings, ["--lr", "1"], "malmoi train", "")

@@ -282,18 +282,10 @@ def test_a_run_folder_that_cannot_be_written_to_is_one_line(part: str, tmp_path:
     # Root may write anywhere unless it gives that up.
     drop = "-dac_override,-dac_read_search"
     words = ["setpriv", f"--bounding-set={drop}", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    flags = ("--config", str(folder / "config.yaml"), "--run", str(folder))
     try:
         done = subprocess.run(
-            [
-                *words,
-                sys.executable,
-                "-m",
-                "malmoi.train",
-                "--config",
-                str(folder / "config.yaml"),
-                "--run",
-                str(folder),
-            ],
+            [*words, sys.executable, "-m", "malmoi.train", *flags],
             env=environment(),
             capture_output=True,
             text=True,

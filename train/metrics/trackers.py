@@ -78,7 +78,7 @@ def start_trackers(accelerator: Accelerator, settings: LogSettings, run: Path, c
             _new_tracker(name, run, settings.tracker_args.get(name, {})) for name in settings.trackers
         ]
         accelerator.init_trackers(PROJECT, config=dict(config))
-    except OSError:
+    except (OSError, UserError):
         raise
     except Exception as error:  # a tracker's own errors are of any type
         if isinstance(error, TypeError) and "argument" in str(error):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from accelerate.tracking import TensorBoardTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -308,6 +309,22 @@ def test_an_argument_that_a_tracker_does_not_take_is_one_line(settings: RunSetti
     wrong = with_settings(settings, run=str(tmp_path / "run"), log__tracker_args={"tensorboard": {"flush_sec": 5}})
     with pytest.raises(UserError, match=r"^log\.tracker_args: .*unexpected keyword argument 'flush_sec'; see what "):
         pretrain(wrong)
+
+
+class TrackerWithoutLogin(TensorBoardTracker):  # type: ignore[misc]  # accelerate is untyped
+    """Cannot start, as wandb cannot before one has logged in."""
+
+    def start(self) -> None:
+        raise RuntimeError("No API key configured.\nLog in.")
+
+
+def test_a_tracker_that_cannot_start_is_one_line(settings: RunSettings, tmp_path: Path) -> None:
+    from malmoi.train.pretrain import pretrain
+
+    name = f"{__name__}:TrackerWithoutLogin"
+    failing = with_settings(settings, run=str(tmp_path / "run"), log__trackers=(name,))
+    with pytest.raises(UserError, match=r"cannot start \(RuntimeError: No API key configured\.\); set the tracker up"):
+        pretrain(failing)
 
 
 def test_settings_are_named_with_dots_and_what_trackers_do_not_take_is_text() -> None:
