@@ -8,7 +8,6 @@ process of its own; they take turns, and figures are medians of the rounds. Acce
 its time grows with them. Prints a table and, as the last line, one JSON object.
 """
 
-import json
 import shutil
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from harness import SHAPES, in_turns, median, new_parser, parse_options, prepare
 from sides.turns import Work
 
 import malmoi
+from malmoi.checked_json import checked_json, parse_checked_json
 
 SHAPE = SHAPES["tiny"]
 PEER = """
@@ -74,9 +74,9 @@ def run_at(step: int, source: Path) -> Path:
     if step:
         target = run / "checkpoints" / f"step-{step:06d}"
         shutil.copytree(next((source / "checkpoints").glob("step-*")), target)
-        state = json.loads((target / "state.json").read_text(encoding="utf-8"))
+        state = parse_checked_json((target / "state.json").read_bytes())
         state["state"] |= {"step": step, "samples": step * SHAPE.batch}
-        (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        (target / "state.json").write_bytes(checked_json(state))
     return run
 
 

@@ -1,6 +1,5 @@
 """The model folder that a run exports, complete or absent."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from malmoi.atomic_io import fsync_path
+from malmoi.checked_json import checked_json
 from malmoi.checksums import file_record
 from malmoi.errors import disk_error
 from malmoi.train.run_dir import MODEL_FOLDER
@@ -38,7 +38,7 @@ def place_model_folder(run: Path, write: Callable[[Path], None]) -> Path:
     except SafetensorError as error:
         raise disk_error(error, temporary) or error from None
     records = [asdict(file_record(file)) for file in sorted(temporary.iterdir())]
-    (temporary / MODEL_RECORD).write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+    (temporary / MODEL_RECORD).write_bytes(checked_json({"files": records}))
     # result.json, which says that the run is done, must not reach the disk before the model.
     for file in (*temporary.iterdir(), temporary):
         fsync_path(file)

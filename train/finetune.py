@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
+from malmoi.checked_json import DamagedFileError
 from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.model import ModelSettings
 from malmoi.configs.outputs import EvalSettings
@@ -80,7 +81,11 @@ def finetune(settings: FinetuneSettings) -> int:
     console = Console(stderr=True, quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     check_finetuning(settings)
     folder = make_run_dir(settings, FIXED)
-    finished = finished_finetuning(folder)
+    try:
+        finished = finished_finetuning(folder)
+    except DamagedFileError as error:
+        console.print(str(error).partition(";")[0] + "; scored and exported anew", markup=False)
+        finished = None
     if finished is not None and finished.settings == settings_as_json(settings):
         console.print(
             f"{folder} is finished already: to train again, choose another --run or delete it; to continue, raise "

@@ -1,12 +1,15 @@
 """The result of a fine-tuning run, `finetune.json`; without torch."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malmoi.atomic_io import write_atomic
+from malmoi.checked_json import DamagedFileError, checked_json, read_checked_json
+from malmoi.checksums import FileRecord
+from malmoi.errors import one_line
+from malmoi.train.run_dir import recorded_files
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,19 +56,29 @@ class FinetuneResult:
     classes: tuple[str, ...]
     """In the order of the model's outputs; empty for similarity."""
     files: tuple[FileScores, ...]
+    recorded: tuple[FileRecord, ...] = ()
+    """The small files beside it, as they were when it was written; see `malmoi.train.run_dir.recorded_files`."""
 
 
 def finished_finetuning(folder: Path) -> FinetuneResult | None:
-    """Return the result of a run that is complete, or None."""
-    file = folder / FINETUNE_FILE
+    """Return the result of a run that is complete, or None.
+
+    Raises:
+        DamagedFileError: it is not as it was written.
+    """
+    file, remedy = folder / FINETUNE_FILE, "fine-tune again, which scores and exports anew"
     if not file.is_file():
         return None
-    record = json.loads(file.read_text(encoding="utf-8"))
-    files = tuple(
-        FileScores(**{**part, **{name: _scores(part.get(name, ())) for name in ("scores", "most_frequent")}})
-        for part in record["files"]
-    )
-    return FinetuneResult(**{**record, "classes": tuple(record["classes"]), "files": files})
+    record = read_checked_json(file, remedy)
+    try:
+        files = tuple(
+            FileScores(**{**part, **{name: _scores(part.get(name, ())) for name in ("scores", "most_frequent")}})
+            for part in record["files"]
+        )
+        recorded = tuple(FileRecord(**each) for each in record.get("recorded", ()))
+        return FinetuneResult(**{**record, "classes": tuple(record["classes"]), "files": files, "recorded": recorded})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedFileError(f"{file}: damaged ({one_line(error)}); {remedy}") from error
 
 
 def _scores(records: Iterable[dict[str, Any]]) -> tuple[ScoreRecord, ...]:
@@ -73,9 +86,8 @@ def _scores(records: Iterable[dict[str, Any]]) -> tuple[ScoreRecord, ...]:
 
 
 def write_finetuning(folder: Path, result: FinetuneResult) -> None:
-    """Write `finetune.json`, which marks the run complete."""
-    content = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
-    write_atomic(folder / FINETUNE_FILE, content.encode())
+    """Write `finetune.json`, which marks the run complete, with a record of the small files beside it."""
+    write_atomic(folder / FINETUNE_FILE, checked_json(asdict(replace(result, recorded=recorded_files(folder)))))
 
 
 def scores_table(result: FinetuneResult) -> "Table":

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
+from malmoi.checked_json import DamagedFileError
 from malmoi.configs.model import ArchitectureName
 from malmoi.configs.optim import OptimizerName, ScheduleName
 from malmoi.configs.parser import check_settings
@@ -29,7 +30,11 @@ def pretrain(settings: RunSettings) -> int:
     """
     console = Console(stderr=True, quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     folder = Path(settings.run)
-    finished = finished_result(folder)
+    try:
+        finished = finished_result(folder)
+    except DamagedFileError as error:
+        console.print(str(error).partition(";")[0] + "; evaluated and exported anew", markup=False)
+        finished = None
     if finished is not None and finished.settings == settings_as_json(settings):
         console.print(
             f"{folder} is finished already: to train again, choose another --run or delete it; to continue, raise "

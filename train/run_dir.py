@@ -1,6 +1,7 @@
 """What a run folder holds besides checkpoints, and what must be there before training begins."""
 
 import json
+import logging
 import os
 import platform
 import sys
@@ -15,6 +16,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from malmoi.atomic_io import write_atomic
+from malmoi.checked_json import DamagedFileError, checked_json, read_checked_json
+from malmoi.checksums import FileRecord, file_record
 from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.outputs import CheckpointSettings
 from malmoi.configs.parser import settings_as_yaml
@@ -24,6 +27,7 @@ from malmoi.data_prep.pipeline.mixture import SourceShards, prepare_sources
 from malmoi.errors import UserError, one_line
 from malmoi.registry import registry_entry
 from malmoi.train.checkpoint.storage import checkpoint_step, open_storage
+from malmoi.train.metrics.log_file import METRICS_FILE, SAMPLES_FILE
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
@@ -43,6 +47,8 @@ HYPERPARAMETERS = frozenset(
     }
 )
 """Settings that may change during a run, and that its weights depend on."""
+log = logging.getLogger(__name__)
+
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 
@@ -75,6 +81,8 @@ class RunResult:
     bits_per_byte: float | None
     prompt: str
     samples: tuple[str, ...]
+    files: tuple[FileRecord, ...] = ()
+    """The small files beside it, as they were when it was written; see `recorded_files`."""
 
 
 def is_main_rank() -> bool:
@@ -138,6 +146,11 @@ def make_run_dir(settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...
     for place in (folder, folder / CHECKPOINTS_FOLDER):
         if place.exists() and not os.access(place, os.W_OK):
             raise UserError(f"{place}: cannot be written to; change its permissions, or choose another --run")
+    try:
+        _recorded_settings(folder)
+    except DamagedFileError as error:
+        if is_main_rank():
+            log.warning("%s", error)
     _check_unchanged(folder, settings, fixed)
     return folder
 
@@ -183,16 +196,37 @@ def record_settings(folder: Path, settings: RunSettings | FinetuneSettings, para
 def setting_changes(folder: Path, settings: RunSettings | FinetuneSettings) -> tuple[SettingChange, ...]:
     """Return what differs from the settings that `folder` records, but the folder itself; nothing where it records
     none."""
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        return ()
-    texts = (file.read_text(encoding="utf-8"), settings_as_yaml(settings))
-    before, now = (_by_name(yaml.safe_load(text)) for text in texts)
+    try:
+        before = _by_name(_recorded_settings(folder))
+    except DamagedFileError:
+        return ()  # said by `make_run_dir`
+    now = _by_name(yaml.safe_load(settings_as_yaml(settings)))
     return tuple(
         SettingChange(name, f"{name} was {before[name]} and is now {value}")
         for name, value in now.items()
         if name != "run" and before.get(name, value) != value
     )
+
+
+def _recorded_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings in the folder's `config.yaml`; empty where there is none.
+
+    Raises:
+        DamagedFileError: it is not the settings that were written.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        return {}
+    try:
+        recorded = yaml.safe_load(file.read_bytes())
+        if not isinstance(recorded, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DamagedFileError(
+            f"{file}: damaged ({one_line(error)}); what this run was started with is not known, so a setting that "
+            "changed since goes unnoticed; it is written anew"
+        ) from error
+    return recorded
 
 
 def _check_unchanged(folder: Path, settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> None:
@@ -243,15 +277,36 @@ def is_finetuning(config: Path) -> bool:
 
 
 def finished_result(folder: Path) -> RunResult | None:
-    """Return the result of a run that is complete, or None."""
-    file = folder / RESULT_FILE
+    """Return the result of a run that is complete, or None.
+
+    Raises:
+        DamagedFileError: it is not as it was written.
+    """
+    file, remedy = folder / RESULT_FILE, "train again, which evaluates and exports anew"
     if not file.is_file():
         return None
-    record = json.loads(file.read_text(encoding="utf-8"))
-    return RunResult(**{**record, "samples": tuple(record["samples"])})
+    record = read_checked_json(file, remedy)
+    try:
+        return RunResult(
+            **{
+                **record,
+                "samples": tuple(record["samples"]),
+                "files": tuple(FileRecord(**each) for each in record.get("files", ())),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(f"{file}: damaged ({one_line(error)}); {remedy}") from error
+
+
+def recorded_files(folder: Path) -> tuple[FileRecord, ...]:
+    """Return the small files of a run folder as they are now: settings, environment, logs and tokenizer. Shards,
+    checkpoints and the model have records of their own."""
+    names = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, SAMPLES_FILE)
+    tokenizer = sorted((folder / TOKENIZER_FOLDER).glob("*")) if (folder / TOKENIZER_FOLDER).is_dir() else []
+    files = [file for file in (*(folder / name for name in names), *tokenizer) if file.is_file()]
+    return tuple(file_record(file, str(file.relative_to(folder))) for file in files)
 
 
 def write_result(folder: Path, result: RunResult) -> None:
-    """Write `result.json`, which marks the run complete."""
-    content = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
-    write_atomic(folder / RESULT_FILE, content.encode())
+    """Write `result.json`, which marks the run complete, with a record of the small files beside it."""
+    write_atomic(folder / RESULT_FILE, checked_json(asdict(replace(result, files=recorded_files(folder)))))

@@ -29,6 +29,7 @@ from malmoi.train.data.prefetch import Prefetcher
 from malmoi.train.distributed.dist_env import DistEnv
 from malmoi.train.distributed.stop_consensus import StopConsensus, StopRequest
 from malmoi.train.distributed.watchdog import Watchdog
+from malmoi.train.metrics.log_file import METRICS_FILE, SAMPLES_FILE, changed_logs, cut_back, log_records
 from malmoi.train.metrics.loss_spike import LossSpikeDetector
 from malmoi.train.metrics.profiler import profiled_step
 from malmoi.train.metrics.progress_bar import ProgressBar
@@ -37,12 +38,11 @@ from malmoi.train.metrics.records import (
     CustomMetrics,
     EventMetrics,
     append_metrics,
-    drop_evaluation_at,
-    drop_metrics_after,
     read_metrics,
+    replace_evaluation,
     tracked_values,
 )
-from malmoi.train.metrics.sample_log import EvalSample, drop_eval_samples_after, write_eval_sample
+from malmoi.train.metrics.sample_log import EvalSample, write_eval_sample
 from malmoi.train.metrics.throughput import peak_memory_mib
 from malmoi.train.metrics.timers import StepTimers
 from malmoi.train.optim.lr_schedule import learning_rate
@@ -182,15 +182,13 @@ class Trainer:
                 return None
             self._draw_sample()
         self.state = replace(self.state, val_loss=result.loss)
-        if step in [evaluated for evaluated, _ in self.evaluations]:
-            # By a process that was killed before it could say that the run is done.
-            self.evaluations = [earlier for earlier in self.evaluations if earlier[0] != step]
-            if self.env.is_main:
-                drop_evaluation_at(plan.run, step)
+        # By a process that was killed before it could say that the run is done.
+        is_done_again = step in [evaluated for evaluated, _ in self.evaluations]
+        self.evaluations = [earlier for earlier in self.evaluations if earlier[0] != step]
         self.evaluations.append((step, result.loss))
         record = result.record(step, self.tokens_seen)
         if self.env.is_main:
-            append_metrics(plan.run, record)
+            (replace_evaluation if is_done_again else append_metrics)(plan.run, record)
         self.env.accelerator.log(tracked_values(record), step=step)
         self.progress.show(f"step {step}  {result.summary()}")
         return result
@@ -205,7 +203,7 @@ class Trainer:
         with self.timers.checkpoint():
             self.watchdog.heartbeat()
             if self.env.is_main:
-                self.writer.save(self.state, self.backend.state_tensors())
+                self.writer.save(replace(self.state, logs=log_records(self.plan.run)), self.backend.state_tensors())
             else:
                 for _ in self.backend.state_tensors():
                     pass
@@ -400,9 +398,16 @@ class Trainer:
 
     def _forget_after(self, step: int) -> None:
         """Drop what was logged of later steps, which will be done again."""
-        if self.env.is_main:
-            drop_metrics_after(self.plan.run, step)
-            drop_eval_samples_after(self.plan.run, step)
+        if not self.env.is_main:
+            return
+        for text in changed_logs(self.plan.run, self.state.logs):
+            self.progress.show(text)
+        for name in (METRICS_FILE, SAMPLES_FILE):
+            dropped = cut_back(self.plan.run / name, step)
+            if dropped:
+                self.progress.show(
+                    f"{self.plan.run / name}: {dropped} damaged line{'' if dropped == 1 else 's'} dropped"
+                )
 
     def _report_stop(self, stopped_by: str) -> None:
         """Say where a stopped run is.

@@ -1,10 +1,11 @@
-"""`malmoi verify`: checks a shard folder, a checkpoint or a model for damage."""
+"""`malmoi verify`: checks a run folder, a shard folder, a checkpoint or a model for damage."""
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from malmoi.checked_json import DamagedFileError, parse_checked_json
 from malmoi.checksums import FileRecord, file_errors
 from malmoi.configs.commands import VerifyOptions
 from malmoi.configs.parser import parse_settings
@@ -12,6 +13,8 @@ from malmoi.data_prep.shards.inspect import tokenizer_near
 from malmoi.data_prep.shards.manifest import shard_folder
 from malmoi.data_prep.shards.verify import shard_errors
 from malmoi.errors import EXIT_DONE, UserError, require_argument
+from malmoi.train.finetune_result import finished_finetuning
+from malmoi.train.run_dir import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_FOLDER, SHARDS_FOLDER, finished_result
 
 CHECKPOINT_STATE = "state.json"
 MODEL_CONFIG = "config.json"
@@ -20,7 +23,7 @@ MODEL_RECORD = "files.json"
 
 def verify(argv: Sequence[str]) -> int:
     """Check a folder; every error found is a line on stderr."""
-    about = "Check a shard folder, a checkpoint or a model for damage."
+    about = "Check a run, a shard folder, a checkpoint or a model for damage."
     options = parse_settings(VerifyOptions, argv, "malmoi verify", about, positional="path")
     require_argument("verify", "PATH", bool(options.path))
     kind, errors = folder_errors(Path(options.path), Path(options.tokenizer) if options.tokenizer else None)
@@ -42,7 +45,9 @@ def folder_errors(folder: Path, tokenizer: Path | None = None) -> tuple[str, lis
         UserError: it is none of the kinds of folder that Malmoi writes.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name a shard folder, a checkpoint or a model")
+        raise UserError(f"{folder}: no such folder; name a run, a shard folder, a checkpoint or a model")
+    if (folder / CONFIG_FILE).is_file():
+        return "run", list(run_errors(folder))
     if (folder / CHECKPOINT_STATE).is_file():
         from malmoi.train.checkpoint.format import checkpoint_errors
 
@@ -53,8 +58,8 @@ def folder_errors(folder: Path, tokenizer: Path | None = None) -> tuple[str, lis
         shards = shard_folder(folder)
     except UserError as error:
         raise UserError(
-            f"{folder}: no shard folder (manifest.json), checkpoint ({CHECKPOINT_STATE}) or model ({MODEL_CONFIG}); "
-            "name one of these"
+            f"{folder}: no run ({CONFIG_FILE}), shard folder (manifest.json), checkpoint ({CHECKPOINT_STATE}) or model "
+            f"({MODEL_CONFIG}); name one of these"
         ) from error
     return "shard folder", shard_errors(folder, tokenizer or tokenizer_near(shards))
 
@@ -63,7 +68,26 @@ def _model_errors(folder: Path) -> list[str]:
     """Return what is wrong with a model folder that Malmoi exported."""
     file = folder / MODEL_RECORD
     try:
-        records = tuple(FileRecord(**record) for record in json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        content = file.read_bytes()
+        # An older version recorded no checksum of the record itself.
+        records = json.loads(content) if content[:1] == b"[" else parse_checked_json(content)["files"]
+        files = tuple(FileRecord(**record) for record in records)
+    except (OSError, ValueError, TypeError, KeyError) as error:
         return [f"{file}: missing or broken ({error}), so the model cannot be checked; export it again"]
-    return file_errors(folder, records)
+    return file_errors(folder, files)
+
+
+def run_errors(folder: Path) -> Iterator[str]:
+    """Yield what is wrong with anything in a run folder: its result and what that records, tokenizer, shards,
+    checkpoints and model, as far as they are there."""
+    try:
+        result, tuned = finished_result(folder), finished_finetuning(folder)
+        yield from file_errors(folder, (*(result.files if result else ()), *(tuned.recorded if tuned else ())))
+    except DamagedFileError as error:
+        yield str(error)
+    parts = [folder / MODEL_FOLDER]
+    for group in (folder / SHARDS_FOLDER, folder / CHECKPOINTS_FOLDER):
+        parts += sorted(group.glob("[!.]*")) if group.is_dir() else []
+    for part in parts:
+        if part.is_dir():
+            yield from folder_errors(part)[1]

@@ -1,11 +1,11 @@
 """What a report shows of a run, read from its folder, also while the run is still writing it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import yaml
@@ -19,9 +19,9 @@ from malmoi.data_prep.shards.manifest import MANIFEST_FILE, Manifest, read_manif
 from malmoi.errors import UserError
 from malmoi.train.checkpoint.storage import LAST_FILE, LocalStorage, checkpoint_step
 from malmoi.train.data.sample_order import SampleOrder, planned_steps
-from malmoi.train.finetune_result import FINETUNE_FILE, FinetuneResult, finished_finetuning
+from malmoi.train.finetune_result import FinetuneResult, finished_finetuning
+from malmoi.train.metrics.log_file import METRICS_FILE
 from malmoi.train.metrics.records import (
-    METRICS_FILE,
     AnyRecord,
     RunMetrics,
     StepMetrics,
@@ -33,15 +33,12 @@ from malmoi.train.metrics.sample_log import EvalSample, read_eval_samples
 from malmoi.train.run_dir import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
-    RESULT_FILE,
     SHARDS_FOLDER,
     RunResult,
     checkpoint_url,
     finished_result,
     is_finetuning,
 )
-
-Result = TypeVar("Result", RunResult, FinetuneResult)
 
 
 @dataclass(frozen=True)
@@ -190,10 +187,10 @@ def read_run(folder: Path, label: str) -> PretrainRun | FinetuneRun:
     if is_finetuning(file):
         tuning = parse_settings(FinetuneSettings, argv, "malmoi report", "", lists=("task.fields",))
         metrics = _logged_metrics(folder, "finetune", tuning.log.every)
-        return FinetuneRun(folder, label, tuning, metrics, _result(folder / FINETUNE_FILE, finished_finetuning))
+        return FinetuneRun(folder, label, tuning, metrics, finished_finetuning(folder))
     settings = parse_settings(RunSettings, argv, "malmoi report", "")
     metrics = _logged_metrics(folder, "train", settings.log.every)
-    result = _result(folder / RESULT_FILE, finished_result)
+    result = finished_result(folder)
     shards, error = _shards(folder, settings)
     return PretrainRun(folder, label, settings, metrics, result, read_eval_samples(folder), shards, error)
 
@@ -207,13 +204,6 @@ def _logged_metrics(folder: Path, command: str, log_every: int) -> RunMetrics:
             f"`malmoi {command} --config {folder / CONFIG_FILE}` until step {log_every}"
         )
     return metrics
-
-
-def _result(file: Path, read: Callable[[Path], Result | None]) -> Result | None:
-    try:
-        return read(file.parent)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{file}: not a valid result ({error}); delete it and train again") from error
 
 
 def _shards(folder: Path, settings: RunSettings) -> tuple[Shards | None, str]:

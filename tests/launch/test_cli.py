@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from malmoi.launch.commands.verify import run_errors
 from tests.launching import ROOT, environment, run_malmoi
 from tests.time_limits import seconds, wait_until
 
@@ -29,6 +30,8 @@ COMMANDS = (
     *("tokenizer", "prepare", "verify", "inspect", "train", "finetune", "generate", "evaluate", "fewshot", "quality"),
     *("judge", "report", "slurm", "doctor"),
 )
+NOT_RECORDED = {".training.lock"}
+"""Files of a run folder that hold nothing."""
 SLOW_IMPORTS = {"torch", "transformers", "tokenizers", "numpy", "rich", "jsonargparse", "yaml", "logging"}
 
 
@@ -205,6 +208,25 @@ def test_verify_finds_damage_in_shards_checkpoint_and_model(finished_run: Path, 
         (copy / file).write_bytes(damaged)
         assert f"{copy / file}: its content changed" in refused("verify", str(copy))
     assert "name one of these" in refused("verify", str(tmp_path))
+
+
+def test_verify_of_a_run_finds_damage_in_each_of_its_files(finished_run: Path, tmp_path: Path) -> None:
+    assert run_malmoi("verify", str(finished_run)).stdout == f"{finished_run}: valid run\n"
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    checked = [file for file in run.rglob("*") if file.is_file() and file.name not in NOT_RECORDED]
+    checked = [file for file in checked if "tensorboard" not in file.parts]
+    assert {file.name for file in checked} >= {"config.yaml", "environment.json", "metrics.jsonl", "result.json"}
+    assert {file.name for file in checked} >= {"state.json", "files.json", "model.safetensors", "tokenizer.json"}
+    for file in checked:
+        content = file.read_bytes()
+        damaged = bytearray(content)
+        damaged[len(damaged) // 2] ^= 16
+        file.write_bytes(damaged)
+        said = list(run_errors(run))
+        assert any(str(file) in line for line in said), file
+        file.write_bytes(content)
+    assert list(run_errors(run)) == []
 
 
 def test_evaluate_prints_one_json_object(finished_run: Path, corpus_file: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import malmoi
+from malmoi.checked_json import checked_json, parse_checked_json
 from malmoi.checksums import file_record
 from malmoi.configs.data import ExecutorName
 from malmoi.configs.model import ArchitectureName
@@ -381,9 +382,9 @@ def test_a_checkpoint_with_optimizer_state_that_the_optimizer_does_not_have_is_r
         file = checkpoint / "optimizer.safetensors"
         tensors = load_file(file)
         save_file({**tensors, f"{key}.transformer.ln_f.weight": torch.ones(32)}, file)
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        state = parse_checked_json((checkpoint / "state.json").read_bytes())
         state["files"] = [asdict(file_record(checkpoint / record["name"])) for record in state["files"]]
-        (checkpoint / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        (checkpoint / "state.json").write_bytes(checked_json(state))
     message = rf"the checkpoint holds {key}\.transformer\.ln_f\.weight, which the model and optimizer of this run"
     with pytest.raises(UserError, match=message):
         pretrain(with_settings(tiny_settings, run=str(run)))

@@ -22,7 +22,8 @@ from malmoi.configs.parser import settings_as_yaml
 from malmoi.configs.run import RunSettings
 from malmoi.errors import RunStopped, UserError
 from malmoi.evaluation.perplexity import PerplexityResult
-from malmoi.train.metrics.sample_log import SAMPLES_FILE, read_eval_samples
+from malmoi.train.metrics.log_file import SAMPLES_FILE
+from malmoi.train.metrics.sample_log import read_eval_samples
 from malmoi.train.pretrain import pretrain
 from tests.launching import as_flags, environment, metrics, run_malmoi, step_losses, two_ranks, with_settings
 from tests.time_limits import wait_until

@@ -60,21 +60,41 @@ def require_known_state(names: Mapping[str, Tensor], model: nn.Module, optimizer
             )
 
 
+def tensor_of_shape(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
+    """Return a checkpoint's tensor called `name`.
+
+    Args:
+        shape: of the full tensor.
+
+    Raises:
+        UserError: the checkpoint lacks it, or it has another shape.
+    """
+    tensor = tensors.get(name)
+    if tensor is None or tensor.shape != shape:
+        held = "lacks it" if tensor is None else f"holds it with {list(tensor.shape)}"
+        raise UserError(
+            f"{name} has the shape {list(shape)} in this run, and the checkpoint {held}; resume with the model that it "
+            "was trained with, or choose another --run"
+        )
+    return tensor
+
+
 def load_state_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, spec: OptimizerSpec, tensors: Mapping[str, Tensor]
 ) -> None:
     """Load what `state_tensors` gave; a rank keeps its own part of what is sharded.
 
     Raises:
-        UserError: a tensor has no place in model and optimizer.
+        UserError: a tensor has no place in model and optimizer, is missing, or has another shape.
     """
     require_known_state(tensors, model, spec)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(sharded_like(tensors[f"{WEIGHT}.{name}"], parameter))
+            weight = tensor_of_shape(tensors, f"{WEIGHT}.{name}", parameter.shape)
+            parameter.copy_(sharded_like(weight, parameter))
     for name, parameter in model.named_parameters():
         state = {
-            key: sharded_like(tensors[f"{key}.{name}"], parameter).clone()
+            key: sharded_like(tensor_of_shape(tensors, f"{key}.{name}", parameter.shape), parameter).clone()
             for key in sorted(spec.state_keys)
             if f"{key}.{name}" in tensors
         }

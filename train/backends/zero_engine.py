@@ -23,7 +23,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 from malmoi.registry import registry_entry
 from malmoi.train.backends.base import BackendInputs, StepResult
 from malmoi.train.backends.loss_scale import LossScaleState
-from malmoi.train.backends.state_dict import WEIGHT, require_declared_state, require_known_state
+from malmoi.train.backends.state_dict import WEIGHT, require_declared_state, require_known_state, tensor_of_shape
 from malmoi.train.distributed.async_copy import AsyncScalar
 from malmoi.train.optim import OPTIMIZERS
 from malmoi.train.optim.lr_schedule import set_learning_rate
@@ -116,7 +116,7 @@ class ZeroBackend:
         self._link_state()
         for name, parameter in self._unwrapped.named_parameters():
             for key in sorted(self._spec.state_keys):
-                safe_set_full_optimizer_state(parameter, tensors[f"{key}.{name}"].to(self._engine.device), key)
+                safe_set_full_optimizer_state(parameter, self._full_tensor(tensors, key, name, parameter), key)
 
     def loss_scale(self) -> LossScaleState | None:
         return self._scale
@@ -148,9 +148,14 @@ class ZeroBackend:
         )
         return list(pieces)
 
+    def _full_tensor(self, tensors: Mapping[str, Tensor], key: str, name: str, parameter: Tensor) -> Tensor:
+        # Stage 3 leaves a parameter empty, and its shape in `ds_shape`.
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        return tensor_of_shape(tensors, f"{key}.{name}", shape).to(self._engine.device)
+
     def _set_weights(self, tensors: Mapping[str, Tensor]) -> None:
         for name, parameter in self._unwrapped.named_parameters():
-            value = tensors[f"{WEIGHT}.{name}"].to(self._engine.device)
+            value = self._full_tensor(tensors, WEIGHT, name, parameter)
             with (
                 deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3),
                 torch.no_grad(),

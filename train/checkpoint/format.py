@@ -1,11 +1,10 @@
 """Checkpoints, in files that hold no code.
 
 A checkpoint is a folder `step-000100` with `model.safetensors`, `optimizer.safetensors` (both by parameter name, full
-fp32 tensors, whatever backend wrote them) and, written last, `state.json` with the run's state and every file's size
-and checksum. One whose files do not match is reported and skipped.
+fp32 tensors, whatever backend wrote them) and, written last, `state.json` with the run's state, every file's size and
+checksum, and one of its own. One whose files do not match is reported and skipped.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from malmoi.checked_json import checked_json, parse_checked_json
 from malmoi.checksums import FileRecord, file_errors, file_record
+from malmoi.errors import one_line
 from malmoi.train.backends.state_dict import WEIGHT
 from malmoi.train.checkpoint.storage import LAST_FILE, Storage, checkpoint_name, checkpoint_step
 from malmoi.train.checkpoint.train_state import TrainState, train_state_from_json
@@ -24,7 +25,9 @@ from malmoi.train.checkpoint.train_state import TrainState, train_state_from_jso
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = LAST_FILE
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+WITHOUT_CHECKSUM = 3
+"""The version before, whose `state.json` has no checksum of its own; it is read too."""
 
 
 class CheckpointNotSavedError(Exception):
@@ -93,7 +96,7 @@ def save_checkpoint(storage: Storage, state: TrainState, tensors: Mapping[str, T
             save_file(part, folder / file)
         files = [asdict(file_record(folder / file)) for file in parts]
         record = {"format_version": FORMAT_VERSION, "state": asdict(state), "files": files}
-        (folder / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / STATE_FILE).write_bytes(checked_json(record))
 
     try:
         storage.write(name, sum(tensor.nbytes for tensor in tensors.values()), fill)
@@ -104,13 +107,9 @@ def save_checkpoint(storage: Storage, state: TrainState, tensors: Mapping[str, T
 def checkpoint_errors(folder: Path) -> list[str]:
     """Return what is wrong with a checkpoint's files, a line each; empty where it is valid."""
     try:
-        record = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        if record["format_version"] != FORMAT_VERSION:
-            return [f"{folder / STATE_FILE}: format {record['format_version']}, this Malmoi reads {FORMAT_VERSION}"]
-        train_state_from_json(record["state"])
-        files = tuple(FileRecord(**file) for file in record["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [f"{folder / STATE_FILE}: missing or damaged ({error})"]
+        files = _read_state_file((folder / STATE_FILE).read_bytes()).files
+    except (OSError, ValueError) as error:
+        return [f"{folder / STATE_FILE}: missing or damaged ({one_line(error)})"]
     return file_errors(folder, files)
 
 
@@ -118,14 +117,37 @@ def read_checkpoint(storage: Storage, name: str) -> Checkpoint:
     """Return a checkpoint that `checkpoint_errors` found valid.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: its `state.json` is missing or damaged.
+        OSError, ValueError: its `state.json` is missing or damaged.
     """
-    folder = storage.open(name)
-    return Checkpoint(name, folder, _state((folder / STATE_FILE).read_bytes()))
+    return _checkpoint_in(storage.open(name), name)
 
 
-def _state(state_file: bytes) -> TrainState:
-    return train_state_from_json(json.loads(state_file)["state"])
+def _checkpoint_in(folder: Path, name: str) -> Checkpoint:
+    return Checkpoint(name, folder, _read_state_file((folder / STATE_FILE).read_bytes()).state)
+
+
+@dataclass(frozen=True)
+class _StateFile:
+    state: TrainState
+    files: tuple[FileRecord, ...]
+
+
+def _read_state_file(content: bytes) -> _StateFile:
+    """Return what a `state.json` holds.
+
+    Raises:
+        ValueError: it is damaged, or of another version of Malmoi.
+    """
+    record = parse_checked_json(content)
+    version = record.get("format_version")
+    if version not in (FORMAT_VERSION, WITHOUT_CHECKSUM):
+        raise ValueError(f"format {version}, this Malmoi reads {FORMAT_VERSION}")
+    if unknown := record.keys() - {"format_version", "state", "files"}:
+        raise ValueError(f"unknown key {min(unknown)!r}")
+    try:
+        return _StateFile(train_state_from_json(record["state"]), tuple(FileRecord(**file) for file in record["files"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def checkpoint_names(storage: Storage) -> list[str]:
@@ -153,7 +175,7 @@ def _first_valid(storage: Storage, names: list[str]) -> tuple[Checkpoint | None,
         folder = storage.open(name)
         found = checkpoint_errors(folder)
         if not found:
-            return Checkpoint(name, folder, _state((folder / STATE_FILE).read_bytes())), errors
+            return _checkpoint_in(folder, name), errors
         errors += found
     return None, errors
 
@@ -163,8 +185,8 @@ def _by_val_loss(storage: Storage, names: list[str]) -> list[str]:
     scored = []
     for name in names:
         try:
-            loss = _state(storage.read_file(name, STATE_FILE)).val_loss
-        except (OSError, ValueError, KeyError, TypeError):
+            loss = _read_state_file(storage.read_file(name, STATE_FILE)).state.val_loss
+        except (OSError, ValueError):
             continue  # a damaged one has no claim to be the best
         if loss is not None and math.isfinite(loss):
             scored.append((loss, name))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from malmoi.checksums import FileRecord
 from malmoi.train.backends.loss_scale import LossScaleState
 
 
@@ -33,6 +34,8 @@ class TrainState:
     val_loss: float | None
     """Validation loss at this very step, nats a token; None where it was not evaluated."""
     loss_spike: LossSpikeState | None = None
+    logs: tuple[FileRecord, ...] = ()
+    """`metrics.jsonl` and `samples.jsonl` as they were at this step: they only grow, so this much of each stays."""
 
 
 def train_state_from_json(record: dict[str, Any]) -> TrainState:
@@ -48,5 +51,6 @@ def train_state_from_json(record: dict[str, Any]) -> TrainState:
         "loss_spike": None
         if spike is None
         else LossSpikeState(**{**spike, "recent_losses": tuple(spike["recent_losses"])}),
+        "logs": tuple(FileRecord(**log) for log in record.get("logs", ())),
     }
     return TrainState(**{**record, **parts})

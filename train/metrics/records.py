@@ -5,14 +5,12 @@ Each field of a record is written under the name in its metadata, such as `train
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from malmoi.atomic_io import write_atomic
+from malmoi.train.metrics.log_file import METRICS_FILE, append_line, replace_line
 
-METRICS_FILE = "metrics.jsonl"
 Record = TypeVar("Record", "StepMetrics", "ValMetrics", "TaskValMetrics", "EventMetrics")
 COUNTERS = ("step", "tokens_seen")
 
@@ -156,37 +154,14 @@ def append_metrics(run: Path, record: AnyRecord) -> None:
     Raises:
         OSError: the disk does not take it; it names the file.
     """
-    path = run / METRICS_FILE
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(as_logged(record)) + "\n")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
+    append_line(run / METRICS_FILE, as_logged(record))
 
 
-def drop_metrics_after(run: Path, step: int) -> None:
-    """Drop the records of steps after `step`, which will be done again, and a half-written last line."""
-    _keep(run, lambda record: bool(record["step"] <= step))
-
-
-def drop_evaluation_at(run: Path, step: int) -> None:
-    """Drop the evaluation at `step`, which was done again."""
-    _keep(run, lambda record: "val/loss" not in record or record["step"] != step)
-
-
-def _keep(run: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-    file = run / METRICS_FILE
-    if not file.is_file():
-        return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if is_kept(record):
-            kept.append(line + "\n")
-    write_atomic(file, "".join(kept).encode())
+def replace_evaluation(run: Path, record: ValMetrics | TaskValMetrics) -> None:
+    """Log an evaluation in the place of that of the same step, which was done again."""
+    replace_line(
+        run / METRICS_FILE, as_logged(record), lambda known: "val/loss" in known and known["step"] == record.step
+    )
 
 
 def read_metrics(run: Path) -> RunMetrics:
@@ -213,18 +188,23 @@ def read_metrics(run: Path) -> RunMetrics:
                 elif "train/loss" in logged:
                     steps.append(_record(StepMetrics, logged))
                 else:
-                    values = {name: float(value) for name, value in logged.items() if name not in COUNTERS}
+                    values = {
+                        name: math.nan if value is None else float(value)
+                        for name, value in logged.items()
+                        if name not in COUNTERS
+                    }
                     custom.append(CustomMetrics(int(logged["step"]), int(logged["tokens_seen"]), values))
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 if line.endswith("\n"):
                     unreadable.append(number)
     return RunMetrics(tuple(steps), tuple(vals), tuple(task_vals), tuple(events), tuple(custom), tuple(unreadable))
 
 
 def _record(kind: type[Record], logged: dict[str, Any]) -> Record:
-    """A line as a record; a metric that another version did not log is NaN."""
+    """A line as a record; a metric that was not finite, or that another version did not log, is NaN."""
     counters = {name: int(logged[name]) for name in COUNTERS}
+    known = {name: math.nan if value is None else value for name, value in logged.items()}
     values: dict[str, Any] = {
-        entry.name: counters.get(entry.name, logged.get(logged_name(entry), math.nan)) for entry in fields(kind)
+        entry.name: counters.get(entry.name, known.get(logged_name(entry), math.nan)) for entry in fields(kind)
     }
     return kind(**values)

@@ -114,7 +114,7 @@ def test_a_broken_result_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pyt
     run = tuned(tmp_path / "run")
     (run / "finetune.json").write_text('{"files": 3}')
     assert main(["report", str(run)]) == 2
-    assert "finetune.json: not a valid result" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert "finetune.json: damaged (" in (said := capsys.readouterr().err) and said.count("\n") == 1
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium here: apt-get install -y chromium")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from malmoi.checked_json import checked_json, parse_checked_json
 from malmoi.train.backends.loss_scale import LossScaleState
 from malmoi.train.checkpoint.format import (
     FORMAT_VERSION,
@@ -75,6 +76,33 @@ def test_one_flipped_bit_is_named_and_the_older_checkpoint_taken(storage: LocalS
     assert found.state.step == 1
     assert len(errors) == 1
     assert errors[0].startswith(f"{newest / file}: its content changed since it was written")
+
+
+def test_no_bit_of_the_state_can_change_unnoticed(storage: LocalStorage) -> None:
+    """All of them, one after another; each is named, and the older checkpoint is what remains."""
+    for step in (1, 2):
+        save_checkpoint(storage, state_at(step, 3.25), TENSORS)
+    file = storage.root / "step-000002" / STATE_FILE
+    content = file.read_bytes()
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        errors = checkpoint_errors(file.parent)
+        assert len(errors) == 1 and errors[0].startswith(f"{file}: missing or damaged ("), bit
+    for select in (newest_valid_checkpoint, best_valid_checkpoint):
+        found, _ = select(storage)
+        assert found is not None and found.state == state_at(1, 3.25)
+
+
+def test_a_state_of_the_version_before_is_read(storage: LocalStorage) -> None:
+    save_checkpoint(storage, state_at(1), TENSORS)
+    file = storage.root / "step-000001" / STATE_FILE
+    record = parse_checked_json(file.read_bytes())
+    del record["state"]["logs"]
+    file.write_text(json.dumps({**record, "format_version": 3}), encoding="utf-8")
+    found, errors = newest_valid_checkpoint(storage)
+    assert not errors and found is not None and found.state == state_at(1)
 
 
 def test_a_truncated_a_missing_and_a_stateless_one_are_skipped(storage: LocalStorage) -> None:
@@ -179,6 +207,7 @@ def test_what_a_killed_process_left_is_cleaned_up(storage: LocalStorage) -> None
 def test_a_checkpoint_of_another_format_is_named(storage: LocalStorage) -> None:
     save_checkpoint(storage, state_at(1), TENSORS)
     file = storage.root / "step-000001" / STATE_FILE
-    state = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({**state, "format_version": 1}), encoding="utf-8")
-    assert checkpoint_errors(file.parent) == [f"{file}: format 1, this Malmoi reads {FORMAT_VERSION}"]
+    state = parse_checked_json(file.read_bytes())
+    file.write_bytes(checked_json({**state, "format_version": 1}))
+    [error] = checkpoint_errors(file.parent)
+    assert f"format 1, this Malmoi reads {FORMAT_VERSION}" in error

@@ -4,12 +4,13 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from malmoi.train.metrics.log_file import METRICS_FILE
 from malmoi.train.metrics.records import (
-    METRICS_FILE,
     AnyRecord,
     CustomMetrics,
     EventMetrics,
@@ -19,9 +20,8 @@ from malmoi.train.metrics.records import (
     ValMetrics,
     append_metrics,
     as_logged,
-    drop_evaluation_at,
-    drop_metrics_after,
     read_metrics,
+    replace_evaluation,
     tracked_values,
 )
 from tests.launching import environment
@@ -104,21 +104,36 @@ def test_a_metric_that_a_line_lacks_is_nan_and_lines_of_others_are_named(tmp_pat
     assert seen.unreadable == (2, 3), "the last line is still being written"
 
 
-def test_lines_after_a_step_and_a_torn_one_are_dropped(tmp_path: Path) -> None:
-    file = tmp_path / METRICS_FILE
-    file.write_text(lines_to(9) + '{"step": 10, "lo', encoding="utf-8")
-    drop_metrics_after(tmp_path, 4)
-    assert file.read_text(encoding="utf-8") == lines_to(4)
-    assert list(tmp_path.iterdir()) == [file]
+def test_what_is_not_finite_is_null_in_strict_json_and_nan_when_it_is_read(tmp_path: Path) -> None:
+    for record in (
+        replace(STEP, loss=math.inf, grad_norm=math.nan),
+        replace(VAL, ppl=math.inf),
+        replace(TASK_VAL, scores={"f1": math.nan}),
+        replace(CUSTOM, values={"mine/angle": -math.inf}),
+    ):
+        append_metrics(tmp_path, record)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    for line in (tmp_path / METRICS_FILE).read_text(encoding="utf-8").splitlines():
+        json.loads(line, parse_constant=refuse)
+    seen = read_metrics(tmp_path)
+    assert math.isnan(seen.steps[0].loss) and math.isnan(seen.steps[0].grad_norm) and seen.steps[0].lr == STEP.lr
+    assert math.isnan(seen.vals[0].ppl) and seen.vals[0].loss == VAL.loss
+    assert seen.task_vals[0].scores == {"f1": None} or math.isnan(seen.task_vals[0].scores["f1"])
+    assert math.isnan(seen.custom[0].values["mine/angle"])
+    assert seen.unreadable == ()
 
 
-def test_an_evaluation_that_is_done_again_leaves_no_line(tmp_path: Path) -> None:
+def test_an_evaluation_that_is_done_again_replaces_its_line(tmp_path: Path) -> None:
     for record in (STEP, VAL, TASK_VAL, EVENT):
         append_metrics(tmp_path, record)
-    drop_evaluation_at(tmp_path, 3)
-    assert len(read_metrics(tmp_path).evaluations) == 2
-    drop_evaluation_at(tmp_path, 4)
-    assert read_metrics(tmp_path) == RunMetrics((STEP,), events=(EVENT,))
+    replace_evaluation(tmp_path, replace(VAL, step=3))
+    assert len(read_metrics(tmp_path).evaluations) == 3
+    replace_evaluation(tmp_path, replace(VAL, loss=1.0))
+    lines = (tmp_path / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line).get("val/loss") for line in lines] == [None, 1.0, None, 7.25], "it stays in its place"
 
 
 def test_a_full_disk_leaves_all_lines_and_nothing_beside_them(tmp_path: Path) -> None:
@@ -127,9 +142,9 @@ def test_a_full_disk_leaves_all_lines_and_nothing_beside_them(tmp_path: Path) ->
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from malmoi.train.metrics.records import drop_metrics_after\n"
+        "from malmoi.train.metrics.log_file import cut_back\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "drop_metrics_after(Path(sys.argv[1]), 90)\n"
+        "cut_back(Path(sys.argv[1]) / 'metrics.jsonl', 90)\n"
     )
     words = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=seconds(60), check=False)

@@ -2,13 +2,8 @@
 
 from pathlib import Path
 
-from malmoi.train.metrics.sample_log import (
-    SAMPLES_FILE,
-    EvalSample,
-    drop_eval_samples_after,
-    read_eval_samples,
-    write_eval_sample,
-)
+from malmoi.train.metrics.log_file import SAMPLES_FILE, cut_back
+from malmoi.train.metrics.sample_log import EvalSample, read_eval_samples, write_eval_sample
 
 
 def test_lines_of_steps_that_are_done_again_are_dropped_and_a_step_has_one_sample(tmp_path: Path) -> None:
@@ -17,7 +12,7 @@ def test_lines_of_steps_that_are_done_again_are_dropped_and_a_step_has_one_sampl
     with (tmp_path / SAMPLES_FILE).open("a", encoding="utf-8") as file:
         file.write('{"step": 40, "tok')
     assert [sample.step for sample in read_eval_samples(tmp_path)] == [10, 20, 30]
-    drop_eval_samples_after(tmp_path, 20)
+    assert cut_back(tmp_path / SAMPLES_FILE, 20) == 0, "a line that is torn is no damage"
     write_eval_sample(tmp_path, EvalSample(20, 160, "앞", "앞 다시"))
     assert [(sample.step, sample.text) for sample in read_eval_samples(tmp_path)] == [(10, "앞\n10"), (20, "앞 다시")]
     assert (tmp_path / SAMPLES_FILE).read_text(encoding="utf-8").count("\n") == 2

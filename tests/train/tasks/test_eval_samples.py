@@ -13,7 +13,8 @@ from malmoi.configs.run import RunSettings
 from malmoi.errors import UserError
 from malmoi.inference.generate import sample_prompts
 from malmoi.inference.model_folder import load_model
-from malmoi.train.metrics.sample_log import SAMPLES_FILE, read_eval_samples
+from malmoi.train.metrics.log_file import SAMPLES_FILE
+from malmoi.train.metrics.sample_log import read_eval_samples
 from malmoi.train.pretrain import pretrain
 from malmoi.train.tasks.eval_samples import random_state_kept
 from tests.launching import with_settings
