@@ -84,9 +84,9 @@ def changed_logs(run: Path, records: Iterable[FileRecord]) -> Iterator[str]:
     for record in records:
         file = run / record.name
         if not file.is_file():
-            yield f"{file}: missing; what was logged until here is lost, and training goes on"
+            yield f"{file}: missing; what was logged until here is lost"
         elif file.stat().st_size < record.bytes or file_checksum(file, record.bytes) != record.blake2b:
-            yield f"{file}: changed since it was written; some of what it says may be wrong, and training goes on"
+            yield f"{file}: changed since it was written; some of what it says may be wrong"
 
 
 def _lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
