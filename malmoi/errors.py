@@ -14,8 +14,8 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""The disk is full, the quota is used up, or the file system is read-only."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""The disk is full, the quota is used up, the file system is read-only, or the file would be larger than allowed."""
 
 
 class UserError(Exception):

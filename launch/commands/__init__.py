@@ -27,7 +27,7 @@ class Command:
 COMMANDS: Mapping[str, Command] = {
     "tokenizer": Command("train a tokenizer on text", "data:tokenizer"),
     "prepare": Command("turn text into memory-mapped token shards", "data:prepare"),
-    "verify": Command("check a shard folder, checkpoint or model for damage", "verify:verify"),
+    "verify": Command("check a run, shard folder, checkpoint or model for damage", "verify:verify"),
     "inspect": Command("show what a shard folder holds", "data:inspect"),
     "train": Command("train a model, or resume its run", "train:train"),
     "finetune": Command("fine-tune a model on labeled examples", "train:finetune"),
