@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from malmoi.errors import UserError
 from malmoi.train.backends.base import StepResult
+from malmoi.train.backends.grad_norm import total_norm
 from malmoi.train.backends.loss_scale import LossScaleState
 from malmoi.train.distributed.async_copy import AsyncScalar
 from malmoi.train.distributed.dtensor import full_tensor, sharded_like
@@ -118,7 +119,7 @@ def clip_and_step(
     """
     factor = scale.scale if scale else 1.0
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norm = full_tensor(torch.nn.utils.get_total_norm(gradients)) / factor
+    norm = total_norm(gradients) / factor
     excess = ((norm + SMALLEST_NORM) / max_grad_norm).clamp(min=1.0) if max_grad_norm else torch.ones_like(norm)
     grad_norm, is_fused = AsyncScalar(norm), bool(optimizer.defaults.get("fused"))
     if is_fused:

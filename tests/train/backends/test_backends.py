@@ -1,5 +1,6 @@
 """Every backend at any number of ranks is the same run, and resumes from what any other wrote."""
 
+import json
 import shutil
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,8 @@ FITTING = [
 ]
 """Optimizers besides AdamW, each with the backends that it can step."""
 LOSS, NORM = 5e-6, 1e-5
+GPT2_VOCABULARY = 50_257
+WIDE_BACKENDS = ("ddp", "zero2", "fsdp2")
 
 
 def name_of(backend: str, ranks: int) -> str:
@@ -93,6 +96,49 @@ def require_same_run(one: Path, other: Path) -> None:
 @pytest.mark.parametrize(("backend", "ranks"), [each for each in product(BACKENDS, RANKS) if each != ("ddp", 1)])
 def test_a_backend_gives_the_curve_of_one_process(undisturbed: Path, backend: str, ranks: int) -> None:
     require_same_run(undisturbed / name_of(backend, ranks), undisturbed / "ddp-1")
+
+
+@pytest.fixture(scope="module")
+def real_shape(tiny_settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of finished runs of GPT-2's width and vocabulary, one block deep: `single` on one rank, others on two.
+    Gradients are clipped, so that a wrong norm is a wrong step."""
+    folder = tmp_path_factory.mktemp("real")
+    assert tiny_settings.tokenizer.path is not None
+    tokenizer = shutil.copytree(tiny_settings.tokenizer.path, folder / "tokenizer")
+    content = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    vocabulary |= {f"<unused{number}>": number for number in range(len(vocabulary), GPT2_VOCABULARY)}
+    (tokenizer / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    settings = with_settings(
+        tiny_settings,
+        tokenizer__path=str(tokenizer),
+        data__cache=str(folder / "cache"),
+        model__n_layer=1,
+        model__n_head=12,
+        model__n_embd=768,
+        data__val_fraction=0.005,
+        train__global_batch_size=2,
+        train__micro_batch_size=1,
+        train__max_steps=4,
+        optim__lr=1e-3,
+        checkpoint__every=0,
+        eval__every=0,
+    )
+    file = folder / "real.yaml"
+    file.write_text(settings_as_yaml(settings), encoding="utf-8")
+    for ranks, backends in ((1, ("single",)), (2, WIDE_BACKENDS)):
+        run_many(
+            ranks, [as_flags(file, run=folder / each, parallel__backend=asked_of(each)) for each in backends], folder
+        )
+        for each in backends:
+            shutil.rmtree(folder / each / "checkpoints")  # half a gigabyte
+    return folder
+
+
+@pytest.mark.parametrize("backend", WIDE_BACKENDS)
+def test_a_backend_gives_the_curve_of_one_process_at_gpt2s_width_and_vocabulary(real_shape: Path, backend: str) -> None:
+    assert all(line["train/grad_norm"] > 1 for line in metrics(real_shape / "single") if "train/loss" in line)
+    require_same_run(real_shape / backend, real_shape / "single")
 
 
 @pytest.mark.parametrize(("backend", "ranks"), list(product(BACKENDS, RANKS)))
