@@ -1,4 +1,4 @@
-"""A plugin that has a run sleep after each step, so that it lasts for hours of faults and costs little of the machine."""
+"""A plugin that has a run sleep after each step, so that hours of faults cost little of the machine."""
 
 import time
 
