@@ -115,7 +115,7 @@ class _Build:
         self._files, self._manifest, self._corpus, self._folder = files, manifest, job.corpus, folder
         self._work, self._heartbeat = folder / WORK, heartbeat
         start = restore_commit(folder, self._work)
-        self._stamps, self._checked_files = stamps, start.position.file
+        self._stamps, self._checked_files = list(stamps), start.position.file
         self.position = start.position
         self._records, self._cut = start.records, start.cut
         self._skipped, self._cleaned = Counter(start.skipped), Counter(start.cleaned)
@@ -194,7 +194,7 @@ class _Build:
                 named by; the commit before this one is kept.
         """
         read = slice(self._checked_files, self.position.file + 1)
-        require_unchanged(self._files[read], self._stamps[read])
+        self._stamps[read] = require_unchanged(self._files[read], self._stamps[read], self._manifest.sources[read])
         self._checked_files = self.position.file
         states = (self._train.state(), self._val.state())
         kept_bytes = self._duplicates.state()

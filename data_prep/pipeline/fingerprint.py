@@ -1,4 +1,4 @@
-"""What shards are made of: a content hash of each file, remembered by path, size and time of change.
+"""What shards are made of: a content hash of each file, remembered by path, size and times of change.
 
 The name of a shard folder is a hash over these, the tokenizer and the settings, so a changed file never meets shards of
 its old content.
@@ -100,25 +100,50 @@ def _lasting_stamp(file: SourceFile) -> str:
 
 
 def stamps_of(files: Sequence[SourceFile]) -> tuple[str, ...]:
-    """Return what changes when a file does, for each: size and time of change; of a URL, what its store knows of
-    these, and its ETag. Empty where the file cannot be found. No inode, which some file systems give anew each time."""
+    """Return what changes when a file does, for each: its size, when its content was changed (which anybody can set
+    back) and when anything of it was (which nobody can); of a URL, what its store knows of these, and its ETag. Empty
+    where the file cannot be found. No inode, which some file systems give anew each time."""
     return tuple(map(_stamp, files))
 
 
-def require_unchanged(files: Sequence[SourceFile], stamps: Sequence[str]) -> None:
-    """Check that files are as they were when `stamps_of` gave `stamps`.
+def require_unchanged(
+    files: Sequence[SourceFile], stamps: Sequence[str], records: Sequence[SourceRecord]
+) -> tuple[str, ...]:
+    """Check that files are as they were when `stamps_of` gave `stamps`, and return their stamps now.
+
+    Where only the time of a change to anything is another, the content decides: new permissions or a hard link change
+    that time too.
+
+    Args:
+        records: of the files' content when the stamps were taken.
 
     Raises:
         UserError: one is not.
     """
-    for file, stamp in zip(files, stamps, strict=True):
+    now = []
+    for file, stamp, record in zip(files, stamps, records, strict=True):
         if not file.is_local:
             import fsspec
 
             # Else it may return what it read when the folder was listed.
             fsspec.core.url_to_fs(file.name)[0].invalidate_cache()
-        if _stamp(file) != stamp:
+        now.append(_stamp(file))
+        if now[-1] != stamp and not (_is_as_dated(file, now[-1], stamp) and _holds(file, record)):
             raise changed_while_read(file)
+    return tuple(now)
+
+
+def _is_as_dated(file: SourceFile, stamp: str, before: str) -> bool:
+    """Return whether the stamps of a local file say the same size and time of change of its content."""
+    return file.is_local and bool(stamp) and stamp.rpartition(" ")[0] == before.rpartition(" ")[0]
+
+
+def _holds(file: SourceFile, record: SourceRecord) -> bool:
+    """Return whether a local file has the content that was recorded."""
+    try:
+        return size_of(file) == record.bytes and file_checksum(file.path) == record.blake2b
+    except OSError:
+        return False
 
 
 def _stamp(file: SourceFile) -> str:
@@ -132,7 +157,8 @@ def _seen(file: SourceFile) -> tuple[str, float | None]:
     """Return the stamp of a file, and when it was last changed, in seconds since 1970, where that is known."""
     if file.is_local:
         status = file.path.stat()
-        return f"{status.st_size} {status.st_mtime_ns}", status.st_mtime
+        stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        return stamp, max(status.st_mtime, status.st_ctime)
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(file.name)

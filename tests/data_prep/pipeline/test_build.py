@@ -1,5 +1,6 @@
 """The same bytes from any number of workers, and from a build that was killed at any instant."""
 
+import itertools
 import json
 import os
 import random
@@ -348,7 +349,31 @@ def rewrite(file: Path) -> None:
     file.write_text(file.read_text(encoding="utf-8").replace("글", "말"), encoding="utf-8")
 
 
-@pytest.mark.parametrize("change", [append, cut_short, rewrite])
+def rewrite_and_set_its_time_back(file: Path) -> None:
+    before = file.stat()
+    rewrite(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_new_permissions_of_a_file_that_is_read_stop_nothing(
+    tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1000)
+    file = tmp_path / "a.txt"
+    file.write_text("".join(f"글 {number}\n" for number in range(3000)), encoding="utf-8")
+    read = encode_chunk.bytes_of
+    modes = itertools.cycle((0o600, 0o640))
+
+    def read_and_change(chunk: Chunk, source: SourceFile) -> bytes:
+        file.chmod(next(modes))
+        return read(chunk, source)
+
+    monkeypatch.setattr(encode_chunk, "bytes_of", read_and_change)
+    manifest = prepared(tmp_path, tokenizer_folder, CorpusSettings(input=(str(file),)), shard_tokens=1)
+    assert manifest.train.counts.documents + manifest.val.counts.documents == 3000
+
+
+@pytest.mark.parametrize("change", [append, cut_short, rewrite, rewrite_and_set_its_time_back])
 @pytest.mark.parametrize("changed_at_chunk", [1, 20])
 def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_of_it_is_kept(
     tokenizer_folder: Path,
