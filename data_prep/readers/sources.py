@@ -1,12 +1,17 @@
 """The files of a corpus: names, folders, globs, URLs and saved `datasets` in; files of known format out."""
 
+import fnmatch
 import glob
 import json
 import logging
+import os
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from malmoi.configs.corpus import CorpusSettings, Encoding
 from malmoi.data_prep.readers import READERS
+from malmoi.data_prep.readers.folder_listing import NO_FILE, FolderListing, cannot_be_read, list_folder
 from malmoi.data_prep.readers.source_file import COMPRESSIONS, Compression, SourceFile
 from malmoi.errors import UserError
 
@@ -19,6 +24,9 @@ OUTPUTS = (
     ("config.yaml", "environment.json"),
 )
 """Files that are together in a folder of shards, of a tokenizer or model, or of a run, and in no folder of text."""
+SHOWN_NAMES = 3
+SIDECARS = ("*.lock", "*~", "*.tmp", "*.md5", "*.sha256", "*.crc", "Thumbs.db", "desktop.ini", "_SUCCESS")
+"""Files that others keep beside theirs: locks, copies, checksums, marks."""
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +82,84 @@ def corpus_files(settings: CorpusSettings) -> list[SourceFile]:
 def _local_files(name: str) -> list[str]:
     own = name.startswith(PACKAGE_PREFIX)
     path = PACKAGE / name.removeprefix(PACKAGE_PREFIX) if own else Path(name).expanduser()
-    if path.is_dir():
-        found = (file for file in path.rglob("*") if file.is_file())
-        # Hidden files are no text: editors keep theirs so, and so does a build whose output is in this folder.
-        shown = (file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
-        return _files_of_folder(str(path), sorted(map(str, shown)))
-    if path.exists():
-        return [str(path)]
-    matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    return _matches(name, sorted(file for file in matches if Path(file).is_file()))
+    try:
+        if path.is_dir():
+            listing = list_folder(path)
+            return _files_of_folder(str(path), list(listing.files), listing)
+        if path.exists():
+            return [_regular(path)]
+        return _matches(name, _files_of_pattern(str(path)))
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: {cannot_be_read(error)}") from error
+
+
+def _regular(path: Path) -> str:
+    """Return the name of a file that reading comes to an end of.
+
+    Raises:
+        UserError: it is a pipe, a socket or a device.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: {NO_FILE}")
+    return str(path)
+
+
+def _files_of_pattern(pattern: str) -> list[str]:
+    """Return the files that match, sorted; of a pattern with `**`, those of linked folders too, each folder once.
+
+    Raises:
+        UserError: a folder in which more could match cannot be read, or a match is no regular file.
+    """
+    parts = Path(pattern).parts
+    at = parts.index("**") if "**" in parts else len(parts)
+    for length in range(1, min(at + 1, len(parts))):
+        if any(map(glob.has_magic, parts[: length + 1])):
+            for place in _matching(parts[:length]):
+                if place.is_dir():
+                    _require_listable(place)
+    matches = _matching(parts[:at])
+    if at < len(parts):
+        return sorted({file for root in matches if root.is_dir() for file in _files_below(root, parts[at:])})
+    folders = sorted(str(match) for match in matches if match.is_dir())
+    if folders:
+        log.warning("%s: folders that match are left out (%s); name them, or use **", pattern, _some(folders))
+    return sorted(_regular(match) for match in matches if not match.is_dir())
+
+
+def _require_listable(folder: Path) -> None:
+    # Not os.access, which asks for the user who started the process, nor glob, which takes such a folder for empty.
+    try:
+        with os.scandir(folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: {cannot_be_read(error)}") from error
+
+
+def _matching(parts: Sequence[str]) -> list[Path]:
+    return [Path(match) for match in glob.glob(str(Path(*parts)))]  # noqa: PTH207 - Path.glob takes no absolute pattern
+
+
+def _files_below(root: Path, pattern: Sequence[str]) -> list[str]:
+    listing = list_folder(root)
+    for place, wrong in sorted(listing.unreadable.items()):
+        raise UserError(f"{place}: {wrong}")
+    paths = map(Path, (*listing.files, *listing.special))
+    return [_regular(path) for path in paths if _is_match(path.relative_to(root).parts, pattern)]
+
+
+def _is_match(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Return whether a relative path matches a pattern in which `**` stands for any number of folders."""
+    if not pattern:
+        return not parts
+    first, rest = pattern[0], pattern[1:]
+    if first == "**":
+        return any(_is_match(parts[skipped:], rest) for skipped in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], first) and _is_match(parts[1:], rest)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names and how many there are in all, for messages."""
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {len(names) - SHOWN_NAMES} more" if names[SHOWN_NAMES:] else "")
 
 
 def _remote_files(url: str) -> list[str]:
@@ -110,12 +187,27 @@ def _matches(name: str, found: list[str]) -> list[str]:
     return found
 
 
-def _files_of_folder(folder: str, names: list[str]) -> list[str]:
+def _files_of_folder(folder: str, names: list[str], listing: FolderListing | None = None) -> list[str]:
     """Return the readable files among `names`; of folders that `datasets` saved, the data files that they list.
 
-    Folders below `folder` that hold shards, a tokenizer or a run are left out: output may be inside the input.
+    Folders below `folder` that hold shards, a tokenizer or a run are left out: output may be inside the input. Files of
+    a format that nothing reads are named in the log.
+
+    Args:
+        listing: of a local folder, so that what is below it and cannot be read is refused.
     """
-    names = _without_outputs(folder, names)
+    outputs = _outputs_below(folder, names)
+    names = [name for name in names if not _is_below(name, outputs)]
+    if listing is not None:
+        for place, wrong in sorted(listing.unreadable.items()):
+            if not _is_below(place, outputs):
+                raise UserError(f"{place}: {wrong}")
+        special = [place for place in listing.special if not _is_below(place, outputs)]
+        for place in filter(_is_of_format, special):
+            raise UserError(f"{place}: {NO_FILE}")
+        names += special
+        for link in listing.linked_again:
+            log.info("passed over %s: the folder that it links to is read under another name", link)
     parents = {name: name.rpartition("/")[0] for name in names}
     states = {parents[name] for name in names if name.endswith("/state.json")}
     saved = {parents[name] for name in names if name.endswith("/dataset_info.json")} & states
@@ -127,17 +219,36 @@ def _files_of_folder(folder: str, names: list[str]) -> list[str]:
         name
         for name in names
         if (
-            name in listed
-            if parents[name] in saved
-            else _suffix_of(name)[0] in READERS and not name.endswith("dataset_dict.json")
+            name in listed if parents[name] in saved else _is_of_format(name) and not name.endswith("dataset_dict.json")
         )
     ]
     if not files:
         raise UserError(f"{folder}: no file to be read in this folder; use {readable_suffixes()}")
+    others = [name for name in names if parents[name] not in saved]
+    unread = sorted(name for name in others if not _is_of_format(name) and not _is_sidecar(name))
+    if unread:
+        _warn_of_unread(folder, len(unread), _some(unread))
     return files
 
 
-def _without_outputs(folder: str, names: list[str]) -> list[str]:
+def _is_of_format(name: str) -> bool:
+    return _suffix_of(name)[0] in READERS
+
+
+def _is_sidecar(name: str) -> bool:
+    """Return whether a file belongs to others, or to a program, and never holds text: its absence needs no word."""
+    last = name.rpartition("/")[2]
+    return last.startswith(".") or any(fnmatch.fnmatchcase(last, pattern) for pattern in SIDECARS)
+
+
+@cache  # once a process, though a run lists its corpus for the tokenizer and for the shards
+def _warn_of_unread(folder: str, count: int, some: str) -> None:
+    level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.INFO
+    log.log(level, "%s: %d files of a format that is not read are left out (%s)", folder, count, some)
+
+
+def _outputs_below(folder: str, names: list[str]) -> set[str]:
+    """Return the folders below `folder` that hold what Malmoi wrote."""
     inside: dict[str, set[str]] = {}
     for name in names:
         parent, _, last = name.rpartition("/")
@@ -145,7 +256,7 @@ def _without_outputs(folder: str, names: list[str]) -> list[str]:
     outputs = {parent for parent, found in inside.items() if parent != folder and any(map(found.issuperset, OUTPUTS))}
     for output in sorted(output for output in outputs if not _is_below(output, outputs)):
         log.info("passed over %s: it holds shards, a tokenizer or a run; name it to read it as text", output)
-    return [name for name in names if not _is_below(name, outputs)]
+    return outputs
 
 
 def _is_below(name: str, folders: set[str]) -> bool:
