@@ -74,7 +74,7 @@ def _records(files: list[SourceFile], settings: CorpusSettings, memory_file: Pat
                 remembered[key] = _Remembered(stamp, record)
     if missing:
         entries = {key: asdict(entry) for key, entry in remembered.items()}
-        write_atomic(memory_file, json.dumps(entries, indent=1, ensure_ascii=False).encode())
+        write_atomic(memory_file, json.dumps(entries, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
     return tuple(known[file.name] for file in files)
 
 

@@ -86,7 +86,10 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `manifest.json` in one step, flushed to the disk."""
     record = asdict(manifest)
     record[CHECKSUM] = _checksum_of(record)
-    write_atomic(folder / MANIFEST_FILE, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(
+        folder / MANIFEST_FILE,
+        (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"),
+    )
 
 
 def _checksum_of(record: dict[str, object]) -> str:

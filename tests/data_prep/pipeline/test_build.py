@@ -459,3 +459,12 @@ def test_width_of_tokens(tmp_path: Path, vocabulary: int, dtype: str) -> None:
     assert str(shard.tokens.dtype) == dtype
     assert shard.document(0).tolist() == [0, vocabulary - 1, vocabulary - 1, 1]
     assert verify_shards(folder) == ()
+
+
+def test_a_file_whose_name_is_no_utf_8_is_prepared(tokenizer_folder: Path, tmp_path: Path) -> None:
+    name = os.fsdecode("글.txt".encode("cp949"))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / name).write_text("하나\n", encoding="utf-8")
+    corpus = CorpusSettings(input=(str(tmp_path / "text"),))
+    for _ in range(2):
+        assert Path(prepared(tmp_path, tokenizer_folder, corpus).sources[0].name).name == name
