@@ -6,7 +6,7 @@ from typing import Literal
 from malmoi.configs.ranges import ClosedUnitInterval, DocumentBytes, FiniteNonNegative, NonNegativeInt, PositiveInt
 
 DocumentUnit = Literal["line", "paragraph", "file"]
-Encoding = Literal["utf-8", "cp949", "euc-kr", "auto"]
+Encoding = Literal["utf-8", "cp949", "euc-kr", "iso-2022-kr", "auto"]
 OnError = Literal["stop", "skip"]
 UnicodeForm = Literal["NFC", "none"]
 
@@ -55,7 +55,7 @@ class TextSettings:
     document: DocumentUnit = "line"
     """What one document is in a .txt file: a line, a paragraph (a block between blank lines), or the whole file."""
     encoding: Encoding = "utf-8"
-    """Character encoding, decoded strictly; auto: each file is UTF-8 or else CP949."""
+    """Character encoding, decoded strictly; auto: a file is ISO-2022-KR if it says so, else UTF-8, else CP949."""
     on_error: OnError = "stop"
     """On a broken line or record: stop and name it, or skip it and count it by cause."""
     max_error_rate: ClosedUnitInterval = 0.01

@@ -174,8 +174,8 @@ class _Build:
         its end."""
         done = int(self._starts[self.position.file])
         file = self._files[min(self.position.file, len(self._files) - 1)]
-        is_stored_as_read = READERS[file.suffix].lines is not None and file.compression == "none"
-        return done + self.position.offset if is_stored_as_read else done
+        is_offset_of_stored = READERS[file.suffix].lines is not None and file.is_read_as_stored
+        return done + self.position.offset if is_offset_of_stored else done
 
     def _check_space(self) -> None:
         counts = [self._train.counts, self._val.counts]

@@ -16,15 +16,18 @@ from pathlib import Path
 
 from malmoi.atomic_io import write_atomic
 from malmoi.checksums import checksum, file_checksum, stream_checksum
-from malmoi.configs.corpus import CorpusSettings
+from malmoi.configs.corpus import CorpusSettings, Encoding
 from malmoi.data_prep.pipeline.build_once import lock_if_possible
 from malmoi.data_prep.readers import READERS, ReaderSpec
 from malmoi.data_prep.readers.encoding import with_encoding
+from malmoi.data_prep.readers.korean_codecs import COMPOSING_CP949
 from malmoi.data_prep.readers.source_file import SourceFile, changed_while_read, open_raw, size_of
 from malmoi.data_prep.shards.manifest import FORMAT_VERSION, Setting, SourceRecord
 from malmoi.errors import UserError
 
 MEMORY_FILE = ".source-hashes.json"
+DECODERS: dict[Encoding, str] = {"cp949": COMPOSING_CP949}
+"""What decodes an encoding, where it is not Python's codec of that name: shards depend on it."""
 RACY_SECONDS = 2.0
 """A file changed this shortly before it was hashed may change again without a new time, so is not remembered."""
 
@@ -197,5 +200,6 @@ def _reader_version(reader: ReaderSpec) -> str:
 
 def fingerprint(sources: Iterable[SourceRecord], tokenizer: str, settings: dict[str, Setting]) -> str:
     """Return 128 bits over everything that decides the shards' bytes: sources' content, tokenizer, settings, format."""
-    parts = [FORMAT_VERSION, [[s.bytes, s.blake2b, s.encoding] for s in sources], tokenizer, settings]
+    parts = [FORMAT_VERSION, [[s.bytes, s.blake2b, DECODERS.get(s.encoding, s.encoding)] for s in sources]]
+    parts += [tokenizer, settings]
     return checksum(json.dumps(parts, sort_keys=True).encode())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import BinaryIO
 
-from malmoi.configs.corpus import CorpusSettings, TextSettings
+from malmoi.configs.corpus import CorpusSettings, Encoding, TextSettings
 from malmoi.data_prep.readers import READERS
 from malmoi.data_prep.readers.boundaries import Boundaries
 from malmoi.data_prep.readers.errors import BrokenRecord, RecordError, damage, log_cut_file
@@ -145,7 +145,7 @@ def _byte_chunks(file: SourceFile, reader: LineFormat, start: Position, settings
     """Yield chunks of a file that can be cut. Memory is bounded by the longest document allowed."""
     boundaries = Boundaries(reader.boundary(file, settings))
     limit = max(CHUNK_BYTES, settings.max_document_bytes * reader.record_factor)
-    is_plain = file.is_local and file.compression == "none"
+    is_plain = file.is_local and file.is_read_as_stored
     offset, inside = start.offset, start.inside
     with open_bytes(file) as stream:
         window = _Window(stream)
@@ -285,7 +285,7 @@ def documents_of(
     else:
         reader = READERS[file.suffix].lines
         assert reader is not None
-        lines = _decoded_lines(data, file.codec, chunk.start)
+        lines = _decoded_lines(data, file, chunk.start)
         found = reader.documents(LineChunk(lines, chunk.starts_inside, chunk.ends_inside), settings)
     for document in found:
         if isinstance(document, RecordError):
@@ -302,12 +302,12 @@ def _documents_of_records(chunk: RecordChunk) -> Iterator[RawDocument | RecordEr
             yield RawDocument(value, number)
 
 
-def _decoded_lines(data: bytes, codec: str, start: int) -> Lines:
+def _decoded_lines(data: bytes, file: SourceFile, start: int) -> Lines:
     """Yield lines without their ends. Only CR, LF and CR LF end a line: U+2028 and the like are text."""
     try:
-        text = data.decode(codec)
+        text = data.decode(file.codec)
     except UnicodeDecodeError:
-        yield from _lines_one_by_one(data, codec, start)
+        yield from _lines_one_by_one(data, file, start)
         return
     if start == 0:
         text = text.removeprefix(BOM)
@@ -319,21 +319,21 @@ def _decoded_lines(data: bytes, codec: str, start: int) -> Lines:
     yield from enumerate(lines, 1)
 
 
-def _lines_one_by_one(data: bytes, codec: str, start: int) -> Lines:
+def _lines_one_by_one(data: bytes, file: SourceFile, start: int) -> Lines:
     offset = start
     for number, line in enumerate(data.splitlines(keepends=True), 1):
         try:
-            text = line.decode(codec).rstrip("\r\n")
+            text = line.decode(file.codec).rstrip("\r\n")
             yield number, text.removeprefix(BOM) if start == 0 and number == 1 else text
         except UnicodeDecodeError as error:
             place = f"byte {offset + error.start}"
-            message = f"not {codec.upper()} at {place}{_encoding_hint(line, codec)}"
+            message = f"not {file.encoding.upper()} at {place}{_encoding_hint(line, file.encoding)}"
             yield number, RecordError("encoding", number, message)
         offset += len(line)
 
 
-def _encoding_hint(line: bytes, codec: str) -> str:
-    other, flag = ("utf-8", "UTF-8") if codec != "utf-8" else ("cp949", "CP949")
+def _encoding_hint(line: bytes, encoding: Encoding) -> str:
+    other, flag = ("utf-8", "UTF-8") if encoding != "utf-8" else ("cp949", "CP949")
     if line.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "; it looks like UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`"
     try:

@@ -1,4 +1,4 @@
-"""How the text of a file is encoded: as set, or UTF-8 or CP949, whichever it is valid as."""
+"""How the text of a file is encoded: as set, or ISO-2022-KR, UTF-8 or CP949, whichever it is valid as."""
 
 import codecs
 import logging
@@ -6,10 +6,13 @@ from dataclasses import replace
 
 from malmoi.configs.corpus import CorpusSettings, Encoding
 from malmoi.data_prep.readers import READERS
+from malmoi.data_prep.readers.korean_codecs import KR_HEADER, SHIFT_OUT, Iso2022KrToEucKr
 from malmoi.data_prep.readers.source_file import DAMAGE, SourceFile, open_bytes
 from malmoi.errors import UserError
 
 READ_BYTES = 1 << 20
+HEADER_BYTES = 1 << 16
+"""Bytes at the beginning of a file in which ISO-2022-KR announces itself."""
 
 log = logging.getLogger(__name__)
 
@@ -18,15 +21,43 @@ def with_encoding(file: SourceFile, settings: CorpusSettings) -> SourceFile:
     """Return `file` with its encoding: as set, as `auto` finds by reading it, or UTF-8 where its format says so.
 
     Raises:
-        UserError: see `detect_encoding`.
+        UserError: see `detect_encoding`; or the file is ISO-2022-KR, which decodes as ASCII, and another is set.
     """
     if not READERS[file.suffix].is_text:
         return replace(file, encoding="utf-8")
-    if settings.encoding != "auto":
-        return replace(file, encoding=settings.encoding)
-    encoding = detect_encoding(file, settings)
-    log.info("%s: read as %s", file.name, encoding.upper())
-    return replace(file, encoding=encoding)
+    if settings.encoding == "iso-2022-kr":
+        return replace(file, encoding="iso-2022-kr")
+    is_kr = _is_iso_2022_kr(file)
+    if settings.encoding == "auto":
+        encoding = "iso-2022-kr" if is_kr else detect_encoding(file, settings)
+        log.info("%s: read as %s", file.name, encoding.upper())
+        return replace(file, encoding=encoding)
+    if is_kr:
+        raise UserError(f"{file.name}: is ISO-2022-KR; set corpus.encoding auto, or iso-2022-kr")
+    return replace(file, encoding=settings.encoding)
+
+
+def _is_iso_2022_kr(file: SourceFile) -> bool:
+    """Return whether a file announces ISO-2022-KR, and is valid as that from beginning to end."""
+    decoder, converter = codecs.getincrementaldecoder("cp949")(), Iso2022KrToEucKr()
+    has_hangul = False
+    try:
+        with open_bytes(replace(file, encoding="auto")) as stream:
+            block = stream.read(HEADER_BYTES)
+            if KR_HEADER not in block:
+                return False
+            while block:
+                has_hangul = has_hangul or SHIFT_OUT in block
+                decoder.decode(converter.convert(block, final=False))
+                block = stream.read(READ_BYTES)
+        decoder.decode(converter.convert(b"", final=True), final=True)
+    except UnicodeDecodeError:
+        return False
+    except (*DAMAGE, OSError) as error:
+        # The reader reports damage, with its place.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+    return has_hangul
 
 
 def detect_encoding(file: SourceFile, settings: CorpusSettings) -> Encoding:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TextIO, cast
 
 from malmoi.configs.corpus import Encoding
+from malmoi.data_prep.readers.korean_codecs import COMPOSING_CP949, euc_kr_stream
 from malmoi.errors import UserError
 
 if sys.version_info >= (3, 14):
@@ -49,9 +50,20 @@ class SourceFile:
         return Path(self.name)
 
     @property
+    def is_read_as_stored(self) -> bool:
+        """Whether `open_bytes` gives the stored bytes themselves."""
+        return self.compression == "none" and self.encoding != "iso-2022-kr"
+
+    @property
     def codec(self) -> str:
-        """Python's name of the encoding."""
-        return "utf-8" if self.encoding == "auto" else self.encoding
+        """Name of the codec that decodes what `open_bytes` gives."""
+        match self.encoding:
+            case "auto":
+                return "utf-8"
+            case "cp949" | "iso-2022-kr":
+                return COMPOSING_CP949
+            case _:
+                return self.encoding
 
 
 def open_raw(file: SourceFile) -> BinaryIO:
@@ -64,7 +76,15 @@ def open_raw(file: SourceFile) -> BinaryIO:
 
 
 def open_bytes(file: SourceFile) -> BinaryIO:
-    """Open the decompressed bytes of `file`. Reading raises one of `DAMAGE`, or OSError, where it is damaged."""
+    """Open the decompressed bytes of `file`; of ISO-2022-KR, where bytes mean nothing without those before, EUC-KR.
+
+    Reading raises one of `DAMAGE`, or OSError, where the file is damaged.
+    """
+    stream = _decompressed(file)
+    return euc_kr_stream(stream) if file.encoding == "iso-2022-kr" else stream
+
+
+def _decompressed(file: SourceFile) -> BinaryIO:
     raw = open_raw(file)
     match file.compression:
         case "gz":
