@@ -72,7 +72,7 @@ def prepare_shards(
     Raises:
         UserError: the corpus, the tokenizer, a plugin or `out` is not usable, a file changes while it is read, or the
             disk is full.
-        RuntimeError: a worker, or the process that this one waited for, died.
+        RunFailed: a worker, or the process that this one waited for, died.
     """
     load_plugins(plugins)
     builds = may_build(out, data.shared_filesystem, this_node())

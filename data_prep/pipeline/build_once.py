@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from malmoi.atomic_io import fsync_path, write_atomic
 from malmoi.data_prep.pipeline.heartbeat import Heartbeat, LivenessCheck, read_heartbeat
-from malmoi.errors import UserError
+from malmoi.errors import RunFailed, UserError
 
 POLL_SECONDS = 0.2
 SHOW_SECONDS = 10.0
@@ -62,7 +62,7 @@ def build_once(
 
     Raises:
         UserError: the builder that this call waited for failed by a user's error, or `final` cannot be written.
-        RuntimeError: it failed otherwise.
+        RunFailed: it failed otherwise.
     """
     if (final / marker).is_file():
         return final
@@ -189,7 +189,7 @@ def _raise_new(failure: Failure | None, known: Failure | None) -> None:
         return
     if failure.is_user_error:
         raise UserError(failure.message)
-    raise RuntimeError(f"the process that was building failed: {failure.message}")
+    raise RunFailed(f"the process that was building failed: {failure.message}")
 
 
 def _show_builders(final: Path) -> None:

@@ -30,7 +30,7 @@ from malmoi.data_prep.readers.source_file import SourceFile
 from malmoi.data_prep.shards.manifest import Manifest, check_skipped, write_manifest
 from malmoi.data_prep.shards.writer import SplitWriter
 from malmoi.disk_space import FULL, check_space, full_disk
-from malmoi.errors import UserError
+from malmoi.errors import RunFailed, UserError
 
 COMMIT_SECONDS = 5.0
 
@@ -57,7 +57,7 @@ def write_shards(
     Raises:
         UserError: a broken line where `on_error` is stop, too many of them where it is skip, no document at all,
             a file that changed, or a full disk.
-        RuntimeError: a worker died.
+        RunFailed: a worker died.
     """
     build = _Build(files, stamps, manifest, job, data, folder, heartbeat)
     try:
@@ -67,7 +67,7 @@ def write_shards(
                 build.add(chunk, encoded)
         build.finish()
     except BrokenExecutor as error:
-        raise RuntimeError(
+        raise RunFailed(
             "a worker process died, perhaps for want of memory; set data.workers lower and run again to resume from "
             "what is finished"
         ) from error

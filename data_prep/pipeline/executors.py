@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -137,9 +137,13 @@ def _slurm(data: ShardSettings, input_bytes: int) -> Iterator[Workers]:
 
 @contextmanager
 def _dask_workers(address: Any) -> Iterator[Workers]:
-    """Connect to a Dask cluster, given as an address or a cluster object."""
+    """Connect to a Dask cluster, given as an address or a cluster object.
+
+    Raises:
+        BrokenExecutor: workers died, one after another, of the same chunk.
+    """
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
     except ImportError as error:
         raise UserError("data.executor dask needs dask.distributed: run `pip install malmoi[dask]`") from error
     try:
@@ -152,6 +156,8 @@ def _dask_workers(address: Any) -> Iterator[Workers]:
         # Not pure: the same chunk of a file that has changed must be read again.
         executor = client.get_executor(pure=False)
         yield Workers(executor, lambda: max(4, 2 * sum(client.nthreads().values())))
+    except KilledWorker as error:
+        raise BrokenExecutor(one_line(error)) from error
     finally:
         client.close()
 

@@ -16,7 +16,7 @@ ONE = """
 import json, logging, sys
 from contextlib import contextmanager
 from pathlib import Path
-from malmoi.errors import UserError
+from malmoi.errors import RunFailed, UserError
 from malmoi.configs.corpus import CleaningSettings, CorpusSettings
 from malmoi.configs.data import DataSettings
 from malmoi.data_prep.readers import chunks
@@ -39,8 +39,8 @@ if __name__ == "__main__":
     try:
         data, plugins = DataSettings(**wanted["data"]), tuple(wanted["plugins"])
         print(prepare_shards(corpus, data, Path(wanted["tokenizer"]), Path(wanted["out"]), plugins))
-    except UserError as error:
-        sys.exit(f"UserError: {error}")
+    except (UserError, RunFailed) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 """
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -52,6 +52,19 @@ def test_as_many_chunks_are_in_flight_as_there_are_workers_for_now() -> None:
             # As jobs do that wait in a queue, they come when the build is under way.
             cluster.scale(2)
             wait_until(lambda: workers.window() == 16)
+
+
+def test_dead_workers_of_a_cluster_are_a_broken_executor() -> None:
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    import dask
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        pytest.raises(BrokenExecutor, match="died"),
+        open_workers(DataSettings(executor="dask", scheduler=cluster.scheduler_address), 1) as workers,
+    ):
+        workers.executor.submit(os._exit, 1).result(timeout=seconds(60))
 
 
 def test_an_executor_that_cannot_be_opened_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
