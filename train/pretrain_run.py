@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from malmoi.configs.run import RunSettings
 from malmoi.data_prep.pipeline.nodes import manifest_hash, require_agreement
 from malmoi.data_prep.shards.manifest import read_manifest
+from malmoi.data_prep.tokenizer.encode import auto_tokenizer
 from malmoi.errors import RunFailed, UserError
 from malmoi.inference.generate import sample_prompts
 from malmoi.inference.model_folder import load_model, quiet_transformers
@@ -148,8 +149,13 @@ def document_tokens(special: SpecialTokenIds) -> DocumentTokens:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the run's tokenizer, ours or any that `AutoTokenizer` loads."""
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    """Load the run's tokenizer, ours or any that `AutoTokenizer` loads.
+
+    Raises:
+        UserError: it does not load.
+    """
+    tokenizer: PreTrainedTokenizerBase = auto_tokenizer(folder)
+    return tokenizer
 
 
 def special_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> SpecialTokenIds:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from malmoi.checksums import checksum, file_checksum
+from malmoi.data_prep.tokenizer.config_files import check_config_files, special_token_named
 from malmoi.data_prep.tokenizer.train import BOS, EOS, SPECIAL_TOKENS, TOKENIZER_FILE
 from malmoi.errors import UserError, first_line
 
@@ -119,17 +120,17 @@ def load_decoder(folder: Path) -> Decoder:
     """
     if (folder / TOKENIZER_FILE).is_file():
         return _TokenizersDecoder(_read(folder))
-    return _TransformersDecoder(_auto_tokenizer(folder))
+    return _TransformersDecoder(auto_tokenizer(folder))
 
 
 def check_tokenizer(folder: Path) -> None:
     """Check that `load_encoder` will find a tokenizer in `folder`, without what encoding takes to set up.
 
     Raises:
-        UserError: there is no tokenizer, or it has no token that ends a text.
+        UserError: there is no tokenizer, a file of it is damaged, or it has no token that ends a text.
     """
     if (folder / TOKENIZER_FILE).is_file():
-        _id_of_end(_read(folder), folder, _named_special(folder, "eos_token", EOS))
+        _id_of_end(_read(folder), folder, special_token_named(folder, "eos_token", EOS))
     else:
         _from_transformers(folder)
 
@@ -140,13 +141,11 @@ def load_encoder(folder: Path) -> tuple[Encoder, int]:
     A special token spelled out in a text is text.
 
     Raises:
-        UserError: there is no tokenizer, or it has no token that ends a text.
+        UserError: there is no tokenizer, a file of it is damaged, or it has no token that ends a text.
     """
     if not (folder / TOKENIZER_FILE).is_file():
         return _from_transformers(folder)
-    return _around(
-        _read(folder), folder, _named_special(folder, "bos_token", BOS), _named_special(folder, "eos_token", EOS)
-    )
+    return _around(_read(folder), folder, *_ends(folder))
 
 
 def vocabulary_size(folder: Path) -> int:
@@ -162,6 +161,7 @@ def vocabulary_size(folder: Path) -> int:
 
 def _read(folder: Path) -> Tokenizer:
     file = folder / TOKENIZER_FILE
+    check_config_files(folder)
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # `tokenizers` raises plain Exception for every error of the file
@@ -198,25 +198,22 @@ def _around(tokenizer: Tokenizer, folder: Path, bos: str, eos: str) -> tuple[Enc
     return PlainEncoder(tokenizer, tokenizer.token_to_id(bos), end), size
 
 
-def _named_special(folder: Path, name: str, default: str) -> str:
-    """Return what the folder's configuration calls a special token."""
-    for file in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
-        try:
-            token = json.loads(file.read_bytes()).get(name)
-        except (OSError, ValueError, AttributeError):
-            continue
-        if isinstance(token, dict):
-            token = token.get("content")
-        if isinstance(token, str):
-            return token
-    return default
+def _ends(folder: Path) -> tuple[str, str]:
+    """Return the tokens that begin and end a text."""
+    return special_token_named(folder, "bos_token", BOS), special_token_named(folder, "eos_token", EOS)
 
 
-def _auto_tokenizer(folder: Path) -> Any:
+def auto_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer as `transformers` loads it, without running code that it brings.
+
+    Raises:
+        UserError: there is no such folder, a file in it is damaged, or it holds no tokenizer.
+    """
     from transformers import AutoTokenizer
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; train a tokenizer with `malmoi tokenizer --input F --out {folder}`")
+    check_config_files(folder)
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each kind of tokenizer fails in its own way
@@ -224,7 +221,7 @@ def _auto_tokenizer(folder: Path) -> Any:
 
 
 def _from_transformers(folder: Path) -> tuple[Encoder, int]:
-    loaded = _auto_tokenizer(folder)
+    loaded = auto_tokenizer(folder)
     if loaded.eos_token_id is None and loaded.sep_token_id is None:
         raise UserError(f"{folder}: the tokenizer has no eos_token to end a text; set it in tokenizer_config.json")
     bos, eos = loaded.bos_token or loaded.cls_token or "", loaded.eos_token or loaded.sep_token
@@ -241,13 +238,13 @@ def tokenizer_checksum(folder: Path) -> str:
     Of a tokenizer that Malmoi trained it is the checksum of `tokenizer.json`.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or its configuration is damaged.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; train a tokenizer with `malmoi tokenizer --input F --out {folder}`")
     file = folder / TOKENIZER_FILE
     if file.is_file():
-        ends = (_named_special(folder, "bos_token", BOS), _named_special(folder, "eos_token", EOS))
+        ends = _ends(folder)
         if ends == (BOS, EOS):
             return file_checksum(file)
         parts = [file_checksum(file), *ends]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from malmoi.configs.run import RunSettings
-from malmoi.data_prep.tokenizer.encode import vocabulary_size
+from malmoi.data_prep.tokenizer.encode import auto_tokenizer, vocabulary_size
 from malmoi.errors import UserError
 from malmoi.train.models.gpt2_folder import hf_config
 
@@ -40,11 +40,7 @@ def check_init_fit(init_from: str, settings: RunSettings, tokenizer: Path) -> No
 
 def _check_ids(folder: Path, tokenizer: Path) -> None:
     """Check that each of the model's own tokens has the same id in the run's tokenizer."""
-    from transformers import AutoTokenizer
-
-    theirs, ours = (
-        AutoTokenizer.from_pretrained(str(path), local_files_only=True).get_vocab() for path in (folder, tokenizer)
-    )
+    theirs, ours = (auto_tokenizer(path).get_vocab() for path in (folder, tokenizer))
     moved = [token for token, number in sorted(theirs.items(), key=lambda entry: entry[1]) if ours.get(token) != number]
     if moved:
         raise UserError(
