@@ -62,24 +62,27 @@ def file_record(file: Path, name: str | None = None) -> FileRecord:
     return FileRecord(name or file.name, file.stat().st_size, file_checksum(file))
 
 
-def file_findings(folder: Path, records: Iterable[FileRecord], checksums: bool = True) -> Iterator[Finding]:
+def file_findings(
+    folder: Path, records: Iterable[FileRecord], remedy: str, checksums: bool = True
+) -> Iterator[Finding]:
     """Yield what is wrong with the recorded files of `folder`, in the records' order.
 
     Args:
+        remedy: what to do about a folder of this kind, the end of each message.
         checksums: read every byte. Otherwise only presence and sizes are compared.
     """
     for record in records:
         file = folder / record.name
         if not file.is_file():
-            yield Finding("missing", file, f"{file}: missing; delete the folder and make it again")
+            yield Finding("missing", file, f"{file}: missing; {remedy}")
         elif (size := file.stat().st_size) != record.bytes:
-            message = f"{file}: {size} bytes, recorded with {record.bytes}; delete the folder and make it again"
+            message = f"{file}: {size} bytes, recorded with {record.bytes}; {remedy}"
             yield Finding("size", file, message)
         elif checksums and file_checksum(file) != record.blake2b:
-            message = f"{file}: its content changed since it was written; delete the folder and make it again"
+            message = f"{file}: its content changed since it was written; {remedy}"
             yield Finding("checksum", file, message)
 
 
-def file_errors(folder: Path, records: Iterable[FileRecord]) -> list[str]:
-    """Return what is wrong with the recorded files of `folder`, a line each. Every byte is read."""
-    return [finding.message for finding in file_findings(folder, records)]
+def file_errors(folder: Path, records: Iterable[FileRecord], remedy: str) -> list[str]:
+    """Return the messages of `file_findings`. Every byte is read."""
+    return [finding.message for finding in file_findings(folder, records, remedy)]

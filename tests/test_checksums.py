@@ -10,6 +10,7 @@ from malmoi import checksums
 from malmoi.checksums import checksum, file_checksum, file_errors, file_findings, file_record, stream_checksum
 
 CONTENT = bytes(range(256)) * 5
+REMEDY = "fetch it again"
 
 
 def test_checksums_are_blake2b_of_128_bits_however_they_are_read(
@@ -29,11 +30,17 @@ def test_every_change_of_a_recorded_file_is_found(tmp_path: Path) -> None:
     for name in ("kept", "deep/missing", "longer", "changed"):
         (tmp_path / name).write_bytes(CONTENT)
     records = [file_record(tmp_path / name, name) for name in ("kept", "deep/missing", "longer", "changed")]
-    assert file_errors(tmp_path, records) == []
+    assert file_errors(tmp_path, records, REMEDY) == []
     (tmp_path / "deep/missing").unlink()
     (tmp_path / "longer").write_bytes(CONTENT + b"x")
     (tmp_path / "changed").write_bytes(CONTENT[:-1] + b"x")
-    found = [(finding.kind, finding.file.name) for finding in file_findings(tmp_path, records)]
+    found = [(finding.kind, finding.file.name) for finding in file_findings(tmp_path, records, REMEDY)]
     assert found == [("missing", "missing"), ("size", "longer"), ("checksum", "changed")]
-    assert [finding.kind for finding in file_findings(tmp_path, records, checksums=False)] == ["missing", "size"]
-    assert all(error.startswith(f"{tmp_path}/") for error in file_errors(tmp_path, records))
+    assert [finding.kind for finding in file_findings(tmp_path, records, REMEDY, checksums=False)] == [
+        "missing",
+        "size",
+    ]
+    assert all(
+        error.startswith(f"{tmp_path}/") and error.endswith(f"; {REMEDY}")
+        for error in file_errors(tmp_path, records, REMEDY)
+    )

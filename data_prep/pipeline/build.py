@@ -26,6 +26,7 @@ from malmoi.data_prep.shards.manifest import (
     check_skipped,
     read_manifest,
 )
+from malmoi.data_prep.shards.verify import shard_damage
 from malmoi.data_prep.tokenizer.encode import check_tokenizer, tokenizer_checksum, vocabulary_size
 from malmoi.data_prep.tokenizer.train import TOKENIZER_FILE, save_tokenizer, train_tokenizer
 from malmoi.plugins import load_plugins
@@ -62,7 +63,7 @@ def build_tokenizer(corpus: CorpusSettings, settings: VocabularySettings, folder
 def prepare_shards(
     corpus: CorpusSettings, data: ShardSettings, tokenizer_folder: Path, out: Path, plugins: tuple[str, ...] = ()
 ) -> Path:
-    """Return the shard folder `out/FINGERPRINT` of the whole corpus, built unless it is there.
+    """Return the shard folder `out/FINGERPRINT` of the whole corpus, built unless it is there and complete.
 
     Its bytes depend on the files' content, their readers, the tokenizer and the settings, and on nothing else.
 
@@ -95,7 +96,9 @@ def prepare_shards(
     def build(temporary: Path, heartbeat: Heartbeat) -> None:
         write_shards(files, stamps, manifest, job, data, temporary, heartbeat)
 
-    folder = build_once(out / manifest.fingerprint, MANIFEST_FILE, build, can_resume=has_commit, may_build=builds)
+    folder = build_once(
+        out / manifest.fingerprint, MANIFEST_FILE, build, can_resume=has_commit, may_build=builds, damage=shard_damage
+    )
     check_skipped(read_manifest(folder), corpus)
     return folder
 

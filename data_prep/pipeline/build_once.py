@@ -40,12 +40,18 @@ def never(folder: Path) -> bool:
     return False
 
 
+def nothing_wrong(folder: Path) -> str:
+    """Return what is wrong with a finished folder: nothing, whatever it holds."""
+    return ""
+
+
 def build_once(
     final: Path,
     marker: str,
     build: Callable[[Path, Heartbeat], None],
     can_resume: Callable[[Path], bool] = never,
     may_build: bool = True,
+    damage: Callable[[Path], str] = nothing_wrong,
 ) -> Path:
     """Return `final`, built by `build(temporary_folder, heartbeat)` unless it is there.
 
@@ -59,17 +65,18 @@ def build_once(
         can_resume: whether `build` can resume from what a dead or failed builder left in a temporary folder.
             Otherwise that is deleted.
         may_build: false: another host builds. This call waits, and builds only if nobody has for a minute.
+        damage: what is wrong with the folder at `final`, which is then built again; empty where nothing is.
 
     Raises:
         UserError: the builder that this call waited for failed by a user's error, or `final` cannot be written.
         RunFailed: it failed otherwise.
     """
-    if (final / marker).is_file():
+    if (final / marker).is_file() and not damage(final):
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with _waiting(final) as mark:
-            _wait_or_build(_Request(final, marker, build, can_resume, mark), may_build)
+            _wait_or_build(_Request(final, marker, build, can_resume, damage, mark), may_build)
     except PermissionError as error:
         raise UserError(f"{final}: cannot be written ({error.strerror}); choose another folder") from error
     return final
@@ -83,11 +90,12 @@ class _Request:
     marker: str
     build: Callable[[Path, Heartbeat], None]
     can_resume: Callable[[Path], bool]
+    damage: Callable[[Path], str]
     mark: Path
 
     @property
     def is_done(self) -> bool:
-        return (self.final / self.marker).is_file()
+        return (self.final / self.marker).is_file() and not self.damage(self.final)
 
 
 def _wait_or_build(request: _Request, may_build: bool) -> None:
@@ -202,6 +210,9 @@ def _show_builders(final: Path) -> None:
 def _build(request: _Request) -> None:
     final, nonce = request.final, uuid4().hex
     temporary = final.parent / f".{final.name}.building-{nonce}"
+    if final.is_dir() and (wrong := request.damage(final)):
+        log.warning("%s; building it again", wrong)
+        _delete(final)
     _adopt_leftover(request, temporary)
     (temporary / WORK).mkdir(parents=True, exist_ok=True)
     try:
@@ -224,6 +235,13 @@ def _build(request: _Request) -> None:
         if not request.can_resume(temporary):
             shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _delete(final: Path) -> None:
+    """Delete a folder, whose name is free at once: who reads it still has its files."""
+    aside = final.parent / f".{final.name}.damaged-{uuid4().hex}"
+    final.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _report_failure(final: Path, failure: Failure) -> None:

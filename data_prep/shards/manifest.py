@@ -16,6 +16,7 @@ MANIFEST_FILE = "manifest.json"
 Setting = str | int | float | bool
 SplitName = Literal["train", "val"]
 FORMAT_VERSION = 4
+REMEDY = "delete the folder and prepare the shards again"
 CHECKSUM = "checksum"
 """Key of `manifest.json` that holds the BLAKE2b of everything else in it."""
 
@@ -118,14 +119,14 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{file}: format version {record['format_version']}, this Malmoi reads {FORMAT_VERSION}; prepare again"
             )
         if record.pop(CHECKSUM) != _checksum_of(record):
-            raise UserError(f"{file}: its content changed since it was written; delete the folder and prepare again")
+            raise UserError(f"{file}: its content changed since it was written; prepare the shards again")
         record["train"], record["val"] = _as_split(record["train"]), _as_split(record["val"])
         record["sources"] = tuple(SourceRecord(**source) for source in record["sources"])
         record["files"] = tuple(FileRecord(**written) for written in record["files"])
         return Manifest(**record)
     except KeyError as error:
         raise UserError(f"{file}: no manifest of ours (it has no {error}); prepare the shards again") from error
-    except (ValueError, TypeError, AssertionError) as error:
+    except (ValueError, TypeError, AssertionError, RecursionError) as error:
         raise UserError(f"{file}: no manifest of ours ({one_line(error)}); prepare the shards again") from error
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from malmoi.checksums import file_findings
 from malmoi.data_prep.shards.indexed_dataset import Shard, open_shard
-from malmoi.data_prep.shards.manifest import Split, SplitName, read_manifest, shard_folder
+from malmoi.data_prep.shards.manifest import REMEDY, Split, SplitName, read_manifest, shard_folder
 from malmoi.errors import UserError
 
 
@@ -60,7 +60,7 @@ def open_split(path: Path, name: SplitName, checksums: bool = False) -> TokenStr
     """
     folder = shard_folder(path)
     manifest = read_manifest(folder)
-    for finding in file_findings(folder, manifest.files, checksums):
+    for finding in file_findings(folder, manifest.files, REMEDY, checksums):
         raise UserError(finding.message)
     split = manifest.split(name)
     stream = TokenStream(open_shards(folder, split))

@@ -1,5 +1,6 @@
 """Whether a shard folder is complete and consistent. Findings, not exceptions: all of them at once."""
 
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -7,9 +8,14 @@ import numpy as np
 
 from malmoi.checksums import Finding, file_findings
 from malmoi.data_prep.shards.indexed_dataset import Shard, open_shard
-from malmoi.data_prep.shards.manifest import MANIFEST_FILE, Split, SplitName, read_manifest, shard_folder
+from malmoi.data_prep.shards.manifest import MANIFEST_FILE, REMEDY, Split, SplitName, read_manifest, shard_folder
 from malmoi.data_prep.tokenizer.encode import tokenizer_checksum
 from malmoi.errors import UserError
+
+DAMAGE = ("manifest", "missing", "size", "index", "counts")
+"""Kinds of findings after which a folder cannot be read."""
+SHARD_FILE = re.compile(r"\..*|(?:train|val)-\d+\.(?:bin|idx)|" + re.escape(MANIFEST_FILE))
+"""Names of a shard folder's files, and hidden ones, which are the file system's."""
 
 
 def verify_shards(folder: Path, checksums: bool = True, tokenizer: Path | None = None) -> tuple[Finding, ...]:
@@ -26,7 +32,7 @@ def verify_shards(folder: Path, checksums: bool = True, tokenizer: Path | None =
         manifest = read_manifest(folder)
     except UserError as error:
         return (Finding("manifest", folder / MANIFEST_FILE, str(error)),)
-    findings = list(file_findings(folder, manifest.files, checksums))
+    findings = list(file_findings(folder, manifest.files, REMEDY, checksums))
     broken = {finding.file for finding in findings}
     known = {record.name for record in manifest.files} | {MANIFEST_FILE}
     for file in sorted(folder.iterdir()):
@@ -38,6 +44,23 @@ def verify_shards(folder: Path, checksums: bool = True, tokenizer: Path | None =
         message = f"{folder}: made with another tokenizer than {tokenizer}; prepare again, or name the right one"
         findings.append(Finding("tokenizer", folder / MANIFEST_FILE, message))
     return tuple(findings)
+
+
+def shard_damage(folder: Path) -> str:
+    """Return why a shard folder cannot be read, seen in milliseconds; empty where it can, and where there is none.
+
+    Not every byte is compared: that is for `verify_shards` to do.
+
+    Raises:
+        UserError: it cannot be read, and holds files besides that no build has made.
+    """
+    if not folder.is_dir():
+        return ""
+    wrong = next((found.message for found in verify_shards(folder, checksums=False) if found.kind in DAMAGE), "")
+    others = sorted(file.name for file in folder.iterdir() if not SHARD_FILE.fullmatch(file.name)) if wrong else []
+    if others:
+        raise UserError(f"{folder}: damaged, and holds other files ({others[0]}); move these, or the folder, away")
+    return wrong
 
 
 def shard_errors(path: Path, tokenizer: Path | None = None) -> list[str]:
@@ -68,7 +91,7 @@ def _split_findings(folder: Path, name: str, split: Split, broken: set[Path], ch
             continue
         documents, tokens = documents + len(shard.lengths), tokens + len(shard.tokens)
         if checksums and not _is_consistent(shard):
-            message = f"{folder / stem}.idx: lengths and offsets disagree; delete the folder and prepare again"
+            message = f"{folder / stem}.idx: lengths and offsets disagree; {REMEDY}"
             findings.append(Finding("index", folder / f"{stem}.idx", message))
     if are_complete and (documents, tokens) != (split.counts.documents, split.counts.tokens):
         message = (

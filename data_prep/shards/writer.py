@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from malmoi.atomic_io import keep_prefix
 from malmoi.checksums import READ_BYTES, FileRecord, file_checksum, file_findings, file_record, new_checksum
 from malmoi.data_prep.shards.indexed_dataset import write_index
-from malmoi.data_prep.shards.manifest import Split, SplitCounts
+from malmoi.data_prep.shards.manifest import REMEDY, Split, SplitCounts
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class SplitWriter:
 
 def is_as_committed(folder: Path, work: Path, name: str, state: SplitState) -> bool:
     """Return whether every finished file of a split is complete, by checksum, the open ones as committed."""
-    if any(file_findings(folder, state.finished)):
+    if any(file_findings(folder, state.finished, REMEDY)):
         return False
     if not state.open_bytes:
         return True

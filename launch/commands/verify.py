@@ -19,6 +19,7 @@ from malmoi.train.run_dir import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_FOLDER, 
 CHECKPOINT_STATE = "state.json"
 MODEL_CONFIG = "config.json"
 MODEL_RECORD = "files.json"
+EXPORT_AGAIN = "delete result.json of its run and train again, which exports the model of the last checkpoint"
 
 
 def verify(argv: Sequence[str]) -> int:
@@ -73,8 +74,8 @@ def _model_errors(folder: Path) -> list[str]:
         records = json.loads(content) if content[:1] == b"[" else parse_checked_json(content)["files"]
         files = tuple(FileRecord(**record) for record in records)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        return [f"{file}: missing or broken ({error}), so the model cannot be checked; export it again"]
-    return file_errors(folder, files)
+        return [f"{file}: missing or broken ({error}), so the model cannot be checked; {EXPORT_AGAIN}"]
+    return file_errors(folder, files, EXPORT_AGAIN)
 
 
 def run_errors(folder: Path) -> Iterator[str]:
@@ -82,7 +83,8 @@ def run_errors(folder: Path) -> Iterator[str]:
     checkpoints and model, as far as they are there."""
     try:
         result, tuned = finished_result(folder), finished_finetuning(folder)
-        yield from file_errors(folder, (*(result.files if result else ()), *(tuned.recorded if tuned else ())))
+        recorded = (*(result.files if result else ()), *(tuned.recorded if tuned else ()))
+        yield from file_errors(folder, recorded, "restore it from a copy, or train again in another --run")
     except DamagedFileError as error:
         yield str(error)
     parts = [folder / MODEL_FOLDER]

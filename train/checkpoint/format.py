@@ -110,7 +110,7 @@ def checkpoint_errors(folder: Path) -> list[str]:
         files = _read_state_file((folder / STATE_FILE).read_bytes()).files
     except (OSError, ValueError) as error:
         return [f"{folder / STATE_FILE}: missing or damaged ({one_line(error)})"]
-    return file_errors(folder, files)
+    return file_errors(folder, files, "training resumes from the valid one before it; delete this one")
 
 
 def read_checkpoint(storage: Storage, name: str) -> Checkpoint:

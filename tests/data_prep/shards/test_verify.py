@@ -1,6 +1,7 @@
 """A cut file, one flipped bit, a missing shard, another tokenizer: each is found and named."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,19 @@ from malmoi.data_prep.shards.manifest import read_manifest, write_manifest
 from malmoi.data_prep.shards.token_stream import open_split
 from malmoi.data_prep.shards.verify import shard_errors, verify_shards
 from malmoi.errors import UserError
+from tests.data_prep.building import content_of
 
 
 @pytest.fixture
 def shards(reviews: Path, tokenizer_folder: Path, tmp_path: Path) -> Path:
     with reviews.open(encoding="utf-8") as stream:
         (tmp_path / "a.jsonl").write_text("".join(line for line, _ in zip(stream, range(2000), strict=False)))
-    corpus = CorpusSettings(input=(str(tmp_path / "a.jsonl"),))
-    return prepare_shards(corpus, DataSettings(val_fraction=0.1), tokenizer_folder, tmp_path / "out")
+    return prepare(tmp_path, tokenizer_folder)
+
+
+def prepare(folder: Path, tokenizer: Path) -> Path:
+    corpus = CorpusSettings(input=(str(folder / "a.jsonl"),))
+    return prepare_shards(corpus, DataSettings(val_fraction=0.1), tokenizer, folder / "out")
 
 
 def kinds(folder: Path, checksums: bool = True, tokenizer: Path | None = None) -> list[tuple[str, str]]:
@@ -102,3 +108,53 @@ def test_no_manifest_and_half_a_manifest_are_found(shards: Path) -> None:
     assert kinds(shards) == [("manifest", "manifest.json")]
     (shards / "manifest.json").unlink()
     assert kinds(shards) == [("manifest", "manifest.json")]
+
+
+MANIFEST_DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "binary": lambda content: bytes(range(256)),
+    "another object": lambda content: b"[{}]",
+    "deep": lambda content: b"[" * 100_000,
+    "flipped": lambda content: content.replace(b'"documents": ', b'"documents": 1', 1),
+    "missing": lambda content: None,
+}
+
+
+@pytest.mark.parametrize("damage", sorted(MANIFEST_DAMAGES))
+def test_shards_of_a_damaged_manifest_are_built_again(
+    shards: Path, tokenizer_folder: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = content_of(shards)
+    file = shards / "manifest.json"
+    content = MANIFEST_DAMAGES[damage](file.read_bytes())
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(UserError, match=r"prepare the shards again|build one with `malmoi prepare`"):
+        read_manifest(shards)
+    again = prepare(tmp_path, tokenizer_folder)
+    assert again == shards and content_of(shards) == before
+    assert "manifest.json: " in caplog.text and "; building it again" in caplog.text
+    assert [path.name for path in shards.parent.iterdir() if not path.name.startswith(".source-hashes")] == [
+        shards.name
+    ]
+
+
+@pytest.mark.parametrize("name", ["train-00000.bin", "train-00000.idx", "val-00000.bin", "val-00000.idx"])
+def test_shards_with_a_file_cut_or_missing_are_built_again(
+    shards: Path, tokenizer_folder: Path, tmp_path: Path, name: str
+) -> None:
+    before = content_of(shards)
+    for damage in (lambda file: file.write_bytes(file.read_bytes()[:-1]), Path.unlink):
+        damage(shards / name)
+        assert prepare(tmp_path, tokenizer_folder) == shards and content_of(shards) == before
+
+
+def test_other_files_in_a_damaged_shard_folder_are_not_deleted(
+    shards: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    (shards / "notes.txt").write_text("내 글", encoding="utf-8")
+    prepare(tmp_path, tokenizer_folder)
+    (shards / "manifest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"damaged, and holds other files \(notes\.txt\); move these"):
+        prepare(tmp_path, tokenizer_folder)
+    assert (shards / "notes.txt").is_file()
