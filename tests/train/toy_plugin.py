@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import malmoi
 from malmoi.configs.model import ModelSettings
@@ -32,7 +32,7 @@ from malmoi.train.data.dataset import TokenDataset
 from malmoi.train.data.document_mask import Batch
 from malmoi.train.models import ModelSpec, SpecialTokenIds
 from malmoi.train.models.cross_entropy import plain_loss_sum
-from malmoi.train.models.spec import IGNORE_INDEX
+from malmoi.train.models.spec import IGNORE_INDEX, sampling_config
 from malmoi.train.optim import ModelParameter, OptimizerSpec
 from malmoi.train.optim.lr_schedule import ScheduleProgress
 from malmoi.train.tasks.language_modeling import LanguageModeling
@@ -171,9 +171,7 @@ def llama_to_hf(
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         trimmed[name] = trimmed["model.embed_tokens.weight"][:vocab_size].clone()
     model.load_state_dict(trimmed)
-    model.generation_config = GenerationConfig(
-        bos_token_id=special.bos, eos_token_id=special.eos, pad_token_id=special.pad
-    )
+    model.generation_config = sampling_config(special)
     return model
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from malmoi.configs.model import ModelSettings
 from malmoi.configs.train import TrainSettings
 from malmoi.errors import UserError, first_line
 from malmoi.train.models.attention import document_mask
 from malmoi.train.models.cross_entropy import OutputMatrix, chunk_positions
-from malmoi.train.models.spec import SpecialTokenIds, padded_vocabulary
+from malmoi.train.models.spec import SpecialTokenIds, padded_vocabulary, sampling_config
 from malmoi.train.optim import ModelParameter
 
 EMBEDDING, OUTPUT_MATRIX = "transformer.wte.weight", "lm_head.weight"
@@ -215,11 +215,5 @@ def gpt2_to_hf(
     trimmed[EMBEDDING] = trimmed[OUTPUT_MATRIX] = trimmed[EMBEDDING][:vocab_size].clone()
     model.load_state_dict(trimmed, assign=True)
     model.tie_weights()
-    never_sampled = [token for token in (special.pad, special.unk) if token not in (None, special.bos, special.eos)]
-    model.generation_config = GenerationConfig(
-        bos_token_id=special.bos,
-        eos_token_id=special.eos,
-        pad_token_id=special.eos if special.pad is None else special.pad,
-        suppress_tokens=never_sampled or None,
-    )
+    model.generation_config = sampling_config(special)
     return model

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from malmoi.configs.finetune import TaskKind
 from malmoi.configs.model import ModelSettings
+from malmoi.configs.outputs import SamplingSettings
 from malmoi.configs.train import TrainSettings
 from malmoi.train.optim import ModelParameter
 
@@ -31,6 +32,26 @@ class SpecialTokenIds:
     pad: int | None
     eos: int
     unk: int | None
+
+
+def sampling_config(special: SpecialTokenIds) -> GenerationConfig:
+    """Return the `generation_config.json` of an exported model: it samples as `malmoi generate` does by default.
+
+    `transformers serve` takes temperature and top_p from a request, but not whether to sample: without `do_sample` it
+    is greedy at any temperature. vLLM reads the other values, and has no top_k of its own.
+    """
+    defaults = SamplingSettings()
+    never_sampled = [token for token in (special.pad, special.unk) if token not in (None, special.bos, special.eos)]
+    return GenerationConfig(
+        do_sample=True,
+        temperature=defaults.temperature,
+        top_k=defaults.top_k,
+        top_p=defaults.top_p,
+        bos_token_id=special.bos,
+        eos_token_id=special.eos,
+        pad_token_id=special.eos if special.pad is None else special.pad,
+        suppress_tokens=never_sampled or None,
+    )
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,9 @@ def test_the_vocabulary_is_padded_for_training_and_exact_when_exported(tmp_path:
     with torch.no_grad():
         assert exported(ids).logits.shape[-1] == 100
         assert torch.allclose(exported(ids).logits, model(ids).logits[..., :100], atol=1e-6)
-    assert exported.generation_config.suppress_tokens == [SPECIAL.pad, SPECIAL.unk]
+    defaults = exported.generation_config
+    assert defaults.suppress_tokens == [SPECIAL.pad, SPECIAL.unk]
+    assert (defaults.do_sample, defaults.temperature, defaults.top_k, defaults.top_p) == (True, 1.0, 50, 1.0)
     assert exported.get_output_embeddings().weight is exported.get_input_embeddings().weight
 
 
