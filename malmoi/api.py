@@ -116,7 +116,7 @@ def train(config: RunSettings) -> TrainResult:
 def finetune(config: FinetuneSettings) -> FinetuneResult:
     """Fine-tune a model on labeled examples, from wherever the run folder has got to.
 
-    The model is in the folder `model` of the run folder.
+    The model is in the folder `model` of the run folder. Every rank gets the result.
 
     Raises:
         UserError: the settings, the model, the examples or the run folder cannot be used.
@@ -126,13 +126,19 @@ def finetune(config: FinetuneSettings) -> FinetuneResult:
     check_settings(config)
     from malmoi.train.finetune import finetune as run_finetuning
     from malmoi.train.finetune_result import finished_finetuning
+    from malmoi.train.run_dir import is_main_rank, settings_as_json
 
     with _signal_handlers_restored():
         if run_finetuning(config) == EXIT_STOPPED:
             raise _stopped(config.run)
-    result = finished_finetuning(Path(config.run))
-    if result is None:
-        raise RunFailed(f"{config.run}: training ended without a result; train again")
+    folder, settings = Path(config.run), settings_as_json(config)
+    result = finished_finetuning(folder)
+    while result is None or result.settings != settings:
+        if is_main_rank():
+            raise RunFailed(f"{config.run}: training ended without a result; train again")
+        # The first rank scores the model when the others are done; the launcher ends these if it fails.
+        time.sleep(0.2)
+        result = finished_finetuning(folder)
     return result
 
 

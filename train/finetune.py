@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from malmoi.checked_json import DamagedFileError
@@ -20,6 +22,7 @@ from malmoi.evaluation.label_metrics import Estimate, label_metrics
 from malmoi.inference.model_folder import quiet_transformers
 from malmoi.plugins import load_plugins
 from malmoi.registry import registry_entry
+from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
 from malmoi.train.builder import Trainee, build_trainer, run_trainer
 from malmoi.train.checkpoint.storage import open_storage
@@ -27,6 +30,7 @@ from malmoi.train.data.labeled import Examples, ExampleTokenizer, classes_of, en
 from malmoi.train.data.sample_order import planned_steps
 from malmoi.train.distributed.stop_consensus import StopRequest
 from malmoi.train.export import place_model_folder
+from malmoi.train.exported_classifier import exported_outputs
 from malmoi.train.finetune_result import (
     FileScores,
     FinetuneResult,
@@ -40,7 +44,7 @@ from malmoi.train.models import MODELS, ClassifierSpec, ModelSpec, SpecialTokenI
 from malmoi.train.models.gpt2_folder import hf_config
 from malmoi.train.models.spec import padded_vocabulary
 from malmoi.train.run_dir import MODEL_FOLDER, is_main_rank, make_run_dir, run_lock, setting_changes, settings_as_json
-from malmoi.train.tasks.classification import LabeledTask, mean_loss, most_frequent, outputs_of, predictions
+from malmoi.train.tasks.classification import LabeledTask, mean_loss, most_frequent, predictions
 from malmoi.train.trainer import Trainer
 
 FIXED = ("init_from", "random_init", "dropout", "task.", "train.seed", "optim.name")
@@ -96,12 +100,14 @@ def finetune(settings: FinetuneSettings) -> int:
         stop = StopRequest()
         quiet_transformers()
         with stop.listening(), run_lock(folder):
-            finished = _train(settings, folder, console, stop)
-    if finished is None:
-        return EXIT_STOPPED
-    if finished.files:
-        table_console(stderr=True, quiet=not is_main_rank()).print(scores_table(finished))
-    console.print(f"model   {folder / MODEL_FOLDER}  (of step {finished.model_step})", markup=False, soft_wrap=True)
+            if not _train(settings, folder, console, stop):
+                return EXIT_STOPPED
+        finished = finished_finetuning(folder)
+    # Another rank than the first leaves before there is a result.
+    if finished is not None and is_main_rank():
+        if finished.files:
+            table_console(stderr=True).print(scores_table(finished))
+        console.print(f"model   {folder / MODEL_FOLDER}  (of step {finished.model_step})", markup=False, soft_wrap=True)
     return EXIT_DONE
 
 
@@ -247,34 +253,42 @@ def _special_token_ids(tokenizer: ExampleTokenizer) -> SpecialTokenIds:
     return SpecialTokenIds(bos, tokenizer.pad, eos, named.unk_token_id)
 
 
-def _train(settings: FinetuneSettings, folder: Path, console: Console, stop: StopRequest) -> FinetuneResult | None:
-    """Train, select, score and export; None where a signal stopped it with a checkpoint saved."""
+def _train(settings: FinetuneSettings, folder: Path, console: Console, stop: StopRequest) -> bool:
+    """Train, select and export, and score what was exported; false where a signal stopped it with a checkpoint saved.
+
+    Rank 0 scores alone, when the others have left: it may take longer than a rank may be silent.
+    """
     run = build_finetuning(settings, folder, console)
     trainer, env = run.trainer, run.trainer.env
     console.print(_summary(run), soft_wrap=True)
     outcome = run_trainer(trainer, settings, stop)
-    result = None
+    step, weights = 0, {}
     if outcome.stopped_by is None:
         step = trainer.restore_best()
-        files = tuple(_scores(run, step))
         weights = trainer.full_weights()
-        result = FinetuneResult(
-            settings_as_json(settings), outcome.state.step, step, len(run.files.train), run.files.classes, files
-        )
-        if env.is_main:
-
-            def write(into: Path) -> None:
-                config, tokenizer = run.trainee.model.config, run.tokenizer
-                kind, classes = settings.task.kind, run.files.classes
-                run.classifier.export(weights, config, kind, tokenizer.size, tokenizer.pad, classes, into)
-                tokenizer.save(into)
-
-            place_model_folder(folder, write)
-            write_finetuning(folder, result)
     env.accelerator.wait_for_everyone()
     trainer.backend.close()
     env.leave()
-    return result
+    if weights:
+        files: list[FileScores] = []
+        place_model_folder(folder, lambda into: files.extend(_export(run, weights, into, step, console)))
+        counts = (outcome.state.step, step, len(run.files.train))
+        write_finetuning(folder, FinetuneResult(settings_as_json(settings), *counts, run.files.classes, tuple(files)))
+    return outcome.stopped_by is None
+
+
+def _export(
+    run: Finetuning, weights: dict[str, Tensor], folder: Path, step: int, console: Console
+) -> Iterator[FileScores]:
+    """Write the model of `step`, whose weights these are, into `folder`, and yield its scores.
+
+    Raises:
+        RunFailed: the loss on a file is not finite.
+    """
+    kind, tokenizer, classes = run.settings.task.kind, run.tokenizer, run.files.classes
+    run.classifier.export(weights, run.trainee.model.config, kind, tokenizer.size, tokenizer.pad, classes, folder)
+    tokenizer.save(folder)
+    yield from _scores(run, folder, step, console)
 
 
 def _summary(run: Finetuning) -> str:
@@ -287,18 +301,20 @@ def _summary(run: Finetuning) -> str:
     )
 
 
-def _scores(run: Finetuning, step: int) -> Iterator[FileScores]:
-    """Score the restored model of `step` on validation and test files.
+def _scores(run: Finetuning, model: Path, step: int, console: Console) -> Iterator[FileScores]:
+    """Score the exported model, that of `step`, on validation and test files.
 
     Raises:
         RunFailed: its loss is not finite.
     """
-    trainer, kind = run.trainer, run.settings.task.kind
+    kind, env = run.settings.task.kind, run.trainer.env
+    # A model that was sharded over its devices does not fit one of them.
+    device = torch.device("cpu") if BACKENDS[env.backend].shards_weights else env.device
     for part, examples in (("validation", run.files.validation), ("test", run.files.test)):
         if examples is None:
             continue
-        outputs = outputs_of(trainer.backend, trainer.env, examples, trainer.plan.micro_batch_size, lambda: True)
-        assert outputs is not None  # nothing stops it
+        console.print(f"scoring the exported model on {examples.file}", markup=False)
+        outputs = exported_outputs(model, examples, device, kind == "similarity").astype(np.float64)
         loss = mean_loss(outputs, examples, kind)
         if not math.isfinite(loss):
             raise RunFailed(

@@ -29,7 +29,7 @@ class ScoreRecord:
 
 @dataclass(frozen=True)
 class FileScores:
-    """The exported model's scores on a file."""
+    """The exported model's scores on a file, by the answers that `transformers`' pipeline gives in fp32."""
 
     part: str
     """`validation` or `test`."""

@@ -120,7 +120,7 @@ def _finetune_facts(run: FinetuneRun, steps: str) -> list[Fact]:
         Fact(
             "Lowest validation loss",
             "-" if best is None else f"{best:.4f}",
-            "no evaluation so far" if best is None else "task alone",
+            "no evaluation so far" if best is None else "task alone, in the training's precision",
         ),
         score,
     ]

@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import pipeline
 
 import malmoi.train.tasks.classification
 from malmoi.configs.finetune import FinetuneSettings, TaskKind
@@ -22,11 +24,12 @@ from malmoi.configs.parser import settings_as_yaml
 from malmoi.errors import RunFailed, UserError
 from malmoi.train.checkpoint.format import best_valid_checkpoint
 from malmoi.train.checkpoint.storage import open_storage
-from malmoi.train.data.labeled import ExampleBatch, example_tokenizer
+from malmoi.train.data.labeled import ExampleBatch, encoded, example_tokenizer, read_rows
+from malmoi.train.exported_classifier import exported_outputs
 from malmoi.train.finetune import finetune
 from malmoi.train.finetune_result import FinetuneResult, finished_finetuning
 from malmoi.train.metrics.records import read_metrics, tracked_values
-from malmoi.train.tasks.classification import joint_loss_sum
+from malmoi.train.tasks.classification import joint_loss_sum, mean_loss
 from tests.launching import as_flags, environment, metrics, run_malmoi, step_losses, with_settings
 from tests.time_limits import seconds, wait_until
 from tests.train.labeled import FILES, read_examples, rows_of, settings_for, written
@@ -99,6 +102,37 @@ def test_transformers_pipeline_serves_the_model_without_malmoi(undisturbed: Path
     right = [str(json.loads(line)["label"]) for line in Path(file).read_text(encoding="utf-8").splitlines()]
     hits = sum(answer == label for answer, label in zip(answers, right, strict=True))
     assert hits / len(right) == result.files[0].scores[0].value
+
+
+@pytest.mark.parametrize("kind", ["classification", "entailment", "similarity", "multiple_choice"])
+def test_scores_are_those_of_the_exported_model_by_transformers_pipeline(
+    kind: TaskKind, model: Path, tmp_path: Path
+) -> None:
+    """Training computes in bf16, whose answers differ."""
+    asked = settings_for(kind, model, tmp_path, max_steps=8, eval_every=4, lr=1e-2)
+    asked = with_settings(asked, train__precision="bf16")
+    assert finetune(asked) == 0
+    result, folder = result_of(asked), Path(asked.run) / "model"
+    rows = read_rows(str(asked.task.validation), asked.task)
+    classifier = pipeline("text-classification", model=str(folder), truncation=True)
+    outputs = []
+    for row in rows:
+        pairs = [{"text": text} | ({} if other is None else {"text_pair": other}) for text, other in row.sequences]
+        found = [classifier(pair, top_k=None, function_to_apply="none") for pair in pairs]
+        by_label = [{each["label"]: each["score"] for each in one} for one in found]
+        if kind == "similarity":
+            outputs.append([sum(each["LABEL_0"] for each in by_label)])
+        elif kind == "multiple_choice":
+            outputs.append([each["LABEL_0"] for each in by_label])
+        else:
+            outputs.append([by_label[0][name] for name in result.classes])
+    examples = encoded(rows, "", asked.task, result.classes, example_tokenizer(model, 32))
+    ours = exported_outputs(folder, examples, torch.device("cpu"), kind == "similarity")
+    assert ours.tolist() == np.array(outputs, dtype=np.float32).tolist()
+    assert result.files[0].loss == mean_loss(ours.astype(np.float64), examples, kind)
+    if kind != "similarity":
+        hits = int((ours.argmax(1) == examples.answers).sum())
+        assert result.files[0].scores[0].value == hits / len(rows)
 
 
 @pytest.mark.parametrize("kind", list(FILES))
