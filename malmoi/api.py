@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -48,11 +48,9 @@ def train_tokenizer(config: RunSettings) -> Path:
     """
     check_settings(config)
     load_plugins(config.plugins)
-    from malmoi.data_prep.pipeline.build import prepare_tokenizer
-    from malmoi.train.run_dir import TOKENIZER_FOLDER
+    from malmoi.train.run_dir import FIXED, make_run_dir, prepare_tokenizer
 
-    settings = replace(config.tokenizer, path=config.tokenizer.path or config.init_from)
-    return prepare_tokenizer(config.corpus, settings, Path(config.run) / TOKENIZER_FOLDER, show_progress=False)
+    return prepare_tokenizer(config, make_run_dir(config, FIXED))
 
 
 def prepare(config: RunSettings) -> tuple[Path, ...]:

@@ -76,9 +76,9 @@ def tiny_settings(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -
         log=LogSettings(every=1),
         generate=SamplingSettings(max_new_tokens=8),
     )
-    from malmoi.data_prep.pipeline.build import prepare_tokenizer
+    from malmoi.data_prep.pipeline.build import build_tokenizer
 
-    folder = prepare_tokenizer(settings.corpus, settings.tokenizer, shared / "tokenizer", show_progress=False)
+    folder = build_tokenizer(settings.corpus, settings.tokenizer, shared / "tokenizer", show_progress=False)
     return replace(settings, tokenizer=replace(settings.tokenizer, path=str(folder)))
 
 

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.outputs import CheckpointSettings
 from malmoi.configs.parser import settings_as_yaml
 from malmoi.configs.run import RunSettings
-from malmoi.data_prep.pipeline.build import prepare_tokenizer
+from malmoi.data_prep.pipeline.build import records_its_corpus, tokenizer_build
 from malmoi.data_prep.pipeline.mixture import SourceShards, prepare_sources
+from malmoi.data_prep.tokenizer.encode import check_tokenizer
+from malmoi.data_prep.tokenizer.train import TOKENIZER_FILE
 from malmoi.errors import UserError, one_line
 from malmoi.registry import registry_entry
 from malmoi.train.checkpoint.storage import checkpoint_step, open_storage
@@ -48,7 +50,6 @@ HYPERPARAMETERS = frozenset(
 )
 """Settings that may change during a run, and that its weights depend on."""
 log = logging.getLogger(__name__)
-
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 
@@ -103,24 +104,61 @@ def prepare_run(settings: RunSettings) -> PreparedRun:
         UserError: the corpus, the tokenizer or the run folder is not usable.
     """
     folder = make_run_dir(settings, FIXED)
-    is_main = is_main_rank()
-    tokenizer_settings = settings.tokenizer
     if settings.init_from is not None:
         _check_init_model(settings.init_from, settings)
-        tokenizer_settings = replace(tokenizer_settings, path=tokenizer_settings.path or settings.init_from)
-    tokenizer = prepare_tokenizer(
-        settings.corpus, tokenizer_settings, folder / TOKENIZER_FOLDER, is_main and sys.stderr.isatty()
-    )
+    tokenizer = prepare_tokenizer(settings, folder)
     if settings.init_from is not None:
         from malmoi.train.models.init_from import check_init_fit
 
         check_init_fit(settings.init_from, settings, tokenizer)
-    cache = Path(settings.data.cache) if settings.data.cache else folder / SHARDS_FOLDER
-    sources = prepare_sources(settings.corpus, settings.data, tokenizer, cache, settings.plugins)
-    if is_main and not (folder / CONFIG_FILE).is_file():
+    sources = prepare_sources(
+        settings.corpus, settings.data, tokenizer, _shard_cache(settings, folder), settings.plugins
+    )
+    if is_main_rank() and not (folder / CONFIG_FILE).is_file():
         # A folder with settings in it may be training: they are replaced when these train here, and not before.
         record_settings(folder, settings)
     return PreparedRun(folder, tokenizer, sources)
+
+
+def prepare_tokenizer(settings: RunSettings, folder: Path) -> Path:
+    """Return the folder of the run's tokenizer: the one that the settings name, or one trained on the corpus, in the
+    run folder.
+
+    One of another corpus or of other settings is replaced until a checkpoint depends on it. From then on it is kept:
+    the settings may not change, and other text makes other shards, which resuming refuses.
+
+    Raises:
+        UserError: corpus or tokenizer are not usable, or the one in the run folder can neither be kept nor replaced.
+    """
+    named = settings.tokenizer.path or settings.init_from
+    if named is not None:
+        check_tokenizer(Path(named))
+        return Path(named)
+    own = folder / TOKENIZER_FOLDER
+    has_tokenizer, is_needed = (own / TOKENIZER_FILE).is_file(), _has_checkpoint(folder, settings)
+    if is_needed and has_tokenizer:
+        return own
+    if is_needed and settings.checkpoint.allow_data_change:
+        raise UserError(
+            f"{own}: gone, and one trained on changed data would not fit the checkpoints; restore it, or choose "
+            "another --run"
+        )
+    wanted = tokenizer_build(settings.corpus, settings.tokenizer, _shard_cache(settings, folder))
+    is_replaced = has_tokenizer and not (own / wanted.marker).is_file()
+    if is_replaced and not records_its_corpus(own):
+        raise UserError(
+            f"{own}: does not record what text it was trained on; delete it, or choose it with --tokenizer.path {own}"
+        )
+    if is_replaced:
+        # Whoever trains here exports it.
+        with run_lock(folder):
+            log.warning("%s: made of another corpus or with other settings; a new one takes its place", own)
+    show_progress = is_main_rank() and sys.stderr.isatty()
+    return wanted.into(own, show_progress, may_build=is_main_rank() or not is_replaced)
+
+
+def _shard_cache(settings: RunSettings, folder: Path) -> Path:
+    return Path(settings.data.cache) if settings.data.cache else folder / SHARDS_FOLDER
 
 
 def _check_init_model(init_from: str, settings: RunSettings) -> None:
@@ -232,15 +270,19 @@ def _recorded_settings(folder: Path) -> dict[str, Any]:
 def _check_unchanged(folder: Path, settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> None:
     """Refuse to continue a run whose tokenizer, model or optimizer would be another one.
 
-    Before the first checkpoint only the tokenizer is there: settings that were refused may be corrected.
+    Before the first checkpoint nothing depends on them: settings that were refused may be corrected.
     """
-    stored = open_storage(checkpoint_url(folder, settings.checkpoint)).names()
-    has_checkpoint = any(checkpoint_step(name) is not None for name in stored)
-    if not has_checkpoint and not (folder / MODEL_FOLDER).exists():
-        fixed = tuple(name for name in fixed if name == "tokenizer.")
+    if not _has_checkpoint(folder, settings):
+        return
     changed = [change.text for change in setting_changes(folder, settings) if change.name.startswith(fixed)]
     if changed:
         raise UserError(f"{folder}: holds another run: {'; '.join(changed)}; choose another --run or delete this one")
+
+
+def _has_checkpoint(folder: Path, settings: RunSettings | FinetuneSettings) -> bool:
+    """Return whether the run has weights, which depend on its tokenizer: in a checkpoint, or exported."""
+    stored = open_storage(checkpoint_url(folder, settings.checkpoint)).names()
+    return any(checkpoint_step(name) is not None for name in stored) or (folder / MODEL_FOLDER).exists()
 
 
 def _by_name(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,18 +1,26 @@
 """From files to a tokenizer, and from files to a shard folder; each built once, whoever asks."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from malmoi.configs.corpus import CorpusSettings, TokenizerSettings, VocabularySettings
+from malmoi.atomic_io import write_atomic
+from malmoi.configs.corpus import CorpusSettings, VocabularySettings
 from malmoi.configs.data import ShardSettings
 from malmoi.data_prep.pipeline.build_once import build_once
 from malmoi.data_prep.pipeline.corpus import read_documents
 from malmoi.data_prep.pipeline.encode_chunk import EncodeJob
 from malmoi.data_prep.pipeline.encode_corpus import write_shards
-from malmoi.data_prep.pipeline.fingerprint import fingerprint, reader_settings, source_records, stamps_of
+from malmoi.data_prep.pipeline.fingerprint import (
+    fingerprint,
+    reader_settings,
+    require_unchanged,
+    source_records,
+    stamps_of,
+)
 from malmoi.data_prep.pipeline.heartbeat import Heartbeat
 from malmoi.data_prep.pipeline.nodes import may_build, this_node
 from malmoi.data_prep.pipeline.resume_state import has_commit
+from malmoi.data_prep.readers.source_file import SourceFile
 from malmoi.data_prep.readers.sources import corpus_files
 from malmoi.data_prep.shards.indexed_dataset import token_dtype
 from malmoi.data_prep.shards.manifest import (
@@ -27,22 +35,12 @@ from malmoi.data_prep.shards.manifest import (
     read_manifest,
 )
 from malmoi.data_prep.shards.verify import shard_damage
-from malmoi.data_prep.tokenizer.encode import check_tokenizer, tokenizer_checksum, vocabulary_size
+from malmoi.data_prep.tokenizer.encode import tokenizer_checksum, vocabulary_size
 from malmoi.data_prep.tokenizer.train import TOKENIZER_FILE, save_tokenizer, train_tokenizer
 from malmoi.plugins import load_plugins
 
-
-def prepare_tokenizer(corpus: CorpusSettings, settings: TokenizerSettings, folder: Path, show_progress: bool) -> Path:
-    """Return the folder of the run's tokenizer, trained into `folder` once unless `settings.path` names one.
-
-    Raises:
-        UserError: the corpus, or the tokenizer that `settings.path` names, is not usable.
-    """
-    if settings.path is not None:
-        path = Path(settings.path)
-        check_tokenizer(path)
-        return path
-    return build_tokenizer(corpus, settings, folder, show_progress)
+TOKENIZER_MARKER = "made-of-"
+"""Beginning of the name of an empty file in a tokenizer's folder; the rest is a fingerprint of corpus and settings."""
 
 
 def build_tokenizer(corpus: CorpusSettings, settings: VocabularySettings, folder: Path, show_progress: bool) -> Path:
@@ -58,6 +56,67 @@ def build_tokenizer(corpus: CorpusSettings, settings: VocabularySettings, folder
         save_tokenizer(tokenizer, temporary)
 
     return build_once(folder, TOKENIZER_FILE, build)
+
+
+@dataclass(frozen=True)
+class TokenizerBuild:
+    """A tokenizer of this corpus and of these settings, which its folder records."""
+
+    corpus: CorpusSettings
+    settings: VocabularySettings
+    files: tuple[SourceFile, ...]
+    stamps: tuple[str, ...]
+    """Of the files, before they were hashed."""
+    fingerprint: str
+    """128 bits over the content of the files and the settings."""
+
+    @property
+    def marker(self) -> str:
+        """The file in the tokenizer's folder that says what it was made of."""
+        return TOKENIZER_MARKER + self.fingerprint
+
+    def into(self, folder: Path, show_progress: bool, may_build: bool = True) -> Path:
+        """Return `folder`, with this tokenizer trained into it once; one of another corpus or settings is replaced.
+
+        Args:
+            may_build: see `build_once`.
+
+        Raises:
+            UserError: the corpus is not usable, or changed meanwhile.
+        """
+
+        def build(temporary: Path, _: Heartbeat) -> None:
+            documents = read_documents(self.files, self.corpus)
+            tokenizer = train_tokenizer((document.text for document in documents), self.settings, show_progress)
+            require_unchanged(self.files, self.stamps)
+            save_tokenizer(tokenizer, temporary)
+            write_atomic(temporary / self.marker, b"")
+
+        return build_once(folder, self.marker, build, may_build=may_build, replaces=True)
+
+
+def tokenizer_build(corpus: CorpusSettings, settings: VocabularySettings, memory: Path) -> TokenizerBuild:
+    """Return the tokenizer of a corpus and of settings, to be built.
+
+    Args:
+        memory: folder that remembers the hashes of files; only others are read.
+
+    Raises:
+        UserError: the corpus or `memory` is not usable.
+    """
+    files = corpus_files(corpus)
+    stamps = stamps_of(files)
+    sources = source_records(files, corpus, memory)
+    files = [replace(file, encoding=source.encoding) for file, source in zip(files, sources, strict=True)]
+    names = ("vocab_size", "sample_bytes", "min_character_count")
+    vocabulary: dict[str, Setting] = {f"tokenizer.{name}": getattr(settings, name) for name in names}
+    decisive = {**text_settings(corpus), **vocabulary, **reader_settings(files)}
+    return TokenizerBuild(corpus, settings, tuple(files), stamps, fingerprint(sources, "", decisive))
+
+
+def records_its_corpus(tokenizer: Path) -> bool:
+    """Return whether the tokenizer in a folder says what it was made of."""
+    return any(tokenizer.glob(f"{TOKENIZER_MARKER}*"))
 
 
 def prepare_shards(
@@ -106,13 +165,20 @@ def prepare_shards(
 def byte_settings(corpus: CorpusSettings, data: ShardSettings) -> dict[str, Setting]:
     """Return the settings that decide the shards' bytes, by dotted name."""
     return {
+        **text_settings(corpus),
+        "data.val_fraction": data.val_fraction,
+        "data.shard_tokens": data.shard_tokens,
+    }
+
+
+def text_settings(corpus: CorpusSettings) -> dict[str, Setting]:
+    """Return the settings that decide which documents are in files, and their text, by dotted name."""
+    return {
         "corpus.text_field": corpus.text_field,
         "corpus.document": corpus.document,
         "corpus.normalize": corpus.normalize,
         "corpus.max_document_bytes": corpus.max_document_bytes,
         **{f"corpus.cleaning.{name}": value for name, value in asdict(corpus.cleaning).items()},
-        "data.val_fraction": data.val_fraction,
-        "data.shard_tokens": data.shard_tokens,
     }
 
 

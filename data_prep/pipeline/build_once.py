@@ -52,6 +52,7 @@ def build_once(
     can_resume: Callable[[Path], bool] = never,
     may_build: bool = True,
     damage: Callable[[Path], str] = nothing_wrong,
+    replaces: bool = False,
 ) -> Path:
     """Return `final`, built by `build(temporary_folder, heartbeat)` unless it is there.
 
@@ -66,6 +67,8 @@ def build_once(
             Otherwise that is deleted.
         may_build: false: another host builds. This call waits, and builds only if nobody has for a minute.
         damage: what is wrong with the folder at `final`, which is then built again; empty where nothing is.
+        replaces: a `final` without the marker is an older build, whose place this one takes when it is complete.
+            Otherwise it is in the way.
 
     Raises:
         UserError: the builder that this call waited for failed by a user's error, or `final` cannot be written.
@@ -76,7 +79,7 @@ def build_once(
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with _waiting(final) as mark:
-            _wait_or_build(_Request(final, marker, build, can_resume, damage, mark), may_build)
+            _wait_or_build(_Request(final, marker, build, can_resume, damage, replaces, mark), may_build)
     except PermissionError as error:
         raise UserError(f"{final}: cannot be written ({error.strerror}); choose another folder") from error
     return final
@@ -91,6 +94,7 @@ class _Request:
     build: Callable[[Path, Heartbeat], None]
     can_resume: Callable[[Path], bool]
     damage: Callable[[Path], str]
+    replaces: bool
     mark: Path
 
     @property
@@ -220,7 +224,7 @@ def _build(request: _Request) -> None:
             if not (temporary / request.marker).is_file():
                 request.build(temporary, heartbeat)
         shutil.rmtree(temporary / WORK)
-        _rename_if_absent(temporary, final, request.marker)
+        _rename_if_absent(temporary, request)
         # Whoever waits finds the marker from now on; marks of killed processes are deleted with the others.
         for mark in _waiting_marks(final):
             mark.unlink(missing_ok=True)
@@ -267,15 +271,21 @@ def _adopt_leftover(request: _Request, temporary: Path) -> None:
     temporary.mkdir(exist_ok=True)
 
 
-def _rename_if_absent(temporary: Path, final: Path, marker: str) -> None:
+def _rename_if_absent(temporary: Path, request: _Request) -> None:
+    final = request.final
     temporary.chmod(0o755)
     fsync_path(temporary)
+    # Named so that the next build deletes it should this process be killed.
+    older = final.parent / f".{final.name}.building-{uuid4().hex}"
+    if request.replaces and final.is_dir() and not request.is_done:
+        final.rename(older)
     try:
         temporary.rename(final)
     except OSError:
-        if not (final / marker).is_file():
+        if not request.is_done:
             raise UserError(
                 f"{final}: in the way, and not a finished folder of ours; move it or choose another"
             ) from None
         shutil.rmtree(temporary, ignore_errors=True)
     fsync_path(final.parent)
+    shutil.rmtree(older, ignore_errors=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from malmoi.configs.corpus import CorpusSettings, TokenizerSettings
-from malmoi.data_prep.pipeline.build import prepare_tokenizer
+from malmoi.data_prep.pipeline.build import build_tokenizer
 
 DEMO = "package:data_prep/demo_text"
 
@@ -16,7 +16,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer of 2,000 ids, trained on the demo's reviews."""
     folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
     corpus = CorpusSettings(input=(f"{DEMO}/film_reviews.jsonl.gz",))
-    return prepare_tokenizer(corpus, TokenizerSettings(vocab_size=3000, sample_bytes=2_000_000), folder, False)
+    return build_tokenizer(corpus, TokenizerSettings(vocab_size=3000, sample_bytes=2_000_000), folder, False)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Run folders: which settings are recorded when, and which of them may change."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from filelock import FileLock
 from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.parser import setting_names, settings_as_yaml
 from malmoi.configs.run import RunSettings
+from malmoi.data_prep.pipeline.build import build_tokenizer
 from malmoi.errors import UserError
 from malmoi.train.dry_run import dry_run
 from malmoi.train.pretrain import pretrain
@@ -114,3 +116,81 @@ def test_a_run_whose_shards_are_built_loads_nothing_to_encode_with(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=seconds(120), check=False
     )
     assert (ended.stdout, ended.stderr) == ("set()\n", "")
+
+
+@pytest.fixture
+def own_tokenizer(tiny_settings: RunSettings, corpus_file: Path, tmp_path: Path) -> RunSettings:
+    """Settings of a run that trains its tokenizer, on a file that a test may change."""
+    file = tmp_path / "corpus.jsonl"
+    shutil.copy(corpus_file, file)
+    return with_settings(
+        tiny_settings,
+        run=str(tmp_path / "run"),
+        corpus__input=(str(file),),
+        data__cache=None,
+        tokenizer__path=None,
+        train__max_steps=1,
+        eval__every=0,
+    )
+
+
+def trained_tokenizer(settings: RunSettings, folder: Path) -> bytes:
+    return (build_tokenizer(settings.corpus, settings.tokenizer, folder, False) / "tokenizer.json").read_bytes()
+
+
+def tokenizer_of(settings: RunSettings) -> bytes:
+    return (Path(settings.run) / "tokenizer" / "tokenizer.json").read_bytes()
+
+
+def test_a_tokenizer_of_a_corpus_that_was_too_short_is_replaced(own_tokenizer: RunSettings, tmp_path: Path) -> None:
+    file = Path(own_tokenizer.corpus.input[0])
+    corpus = file.read_bytes()
+    file.write_text(json.dumps({"text": "가나"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    with pytest.raises(UserError):
+        pretrain(own_tokenizer)
+    short = tokenizer_of(own_tokenizer)
+    file.write_bytes(corpus)
+    assert pretrain(own_tokenizer) == 0
+    assert tokenizer_of(own_tokenizer) == trained_tokenizer(own_tokenizer, tmp_path / "expected") != short
+    assert not list(Path(own_tokenizer.run).glob(".tokenizer*"))
+
+
+def test_a_tokenizer_of_other_settings_is_replaced_until_a_checkpoint_depends_on_it(
+    own_tokenizer: RunSettings, tmp_path: Path
+) -> None:
+    wanted = with_settings(own_tokenizer, tokenizer__vocab_size=2100)
+    prepare_run(own_tokenizer)
+    before = tokenizer_of(own_tokenizer)
+    with FileLock(Path(wanted.run) / ".training.lock"), pytest.raises(UserError, match="another process trains here"):
+        prepare_run(wanted)
+    assert tokenizer_of(wanted) == before
+    assert pretrain(wanted) == 0
+    kept = tokenizer_of(wanted)
+    assert kept == trained_tokenizer(wanted, tmp_path / "expected") != before
+    with pytest.raises(UserError, match=r"holds another run: tokenizer\.vocab_size was 2100 and is now 2000"):
+        pretrain(own_tokenizer)
+    with Path(wanted.corpus.input[0]).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "바뀐 글. " * 100}, ensure_ascii=False) + "\n")
+    longer = with_settings(wanted, train__max_steps=2)
+    with pytest.raises(UserError, match=r"trained on shards .*; restore them, choose another --run, or resume anyway"):
+        pretrain(longer)
+    assert pretrain(with_settings(longer, checkpoint__allow_data_change=True)) == 0
+    assert tokenizer_of(wanted) == kept
+    shutil.rmtree(Path(wanted.run) / "tokenizer")
+    with pytest.raises(UserError, match="tokenizer: gone, and one trained on changed data would not fit"):
+        pretrain(with_settings(longer, train__max_steps=3, checkpoint__allow_data_change=True))
+
+
+def test_a_tokenizer_that_records_no_corpus_is_kept_by_a_run_that_depends_on_it(own_tokenizer: RunSettings) -> None:
+    """It is of an older version, or was put there."""
+    prepare_run(own_tokenizer)
+    folder = Path(own_tokenizer.run) / "tokenizer"
+    [marker] = folder.glob("made-of-*")
+    marker.unlink()
+    with pytest.raises(UserError, match=f"does not record what text .*--tokenizer.path {folder}$"):
+        prepare_run(own_tokenizer)
+    marker.touch()
+    assert pretrain(own_tokenizer) == 0
+    marker.unlink()
+    assert pretrain(with_settings(own_tokenizer, train__max_steps=2)) == 0
+    assert len(metrics(Path(own_tokenizer.run))) > 2

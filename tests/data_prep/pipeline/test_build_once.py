@@ -160,6 +160,31 @@ def test_of_many_that_ask_one_builds(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["final0", "final1", "final2"]
 
 
+def test_an_older_build_is_there_until_one_of_many_that_ask_has_built_another(tmp_path: Path) -> None:
+    older = tmp_path / "final"
+    older.mkdir()
+    (older / "older").touch()
+    asks = Asks()
+
+    def slow(folder: Path, heartbeat: Heartbeat) -> None:
+        time.sleep(0.5)
+        assert (older / "older").is_file()
+        asks.build(folder, heartbeat)
+
+    ask = {"target": build_once, "args": (older, "marker", slow), "kwargs": {"replaces": True}}
+    threads = [threading.Thread(**ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asks.built == 1
+    assert names_in(tmp_path) == ["final"]
+    assert names_in(older) == ["marker"]
+    with pytest.raises(UserError, match="final: in the way, and not a finished folder of ours"):
+        build_once(older, "another", asks.build)
+    assert names_in(older) == ["marker"]
+
+
 def test_waiting_processes_log_the_builder_s_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

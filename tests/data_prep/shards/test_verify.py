@@ -8,7 +8,7 @@ import pytest
 
 from malmoi.configs.corpus import CorpusSettings, TokenizerSettings
 from malmoi.configs.data import DataSettings
-from malmoi.data_prep.pipeline.build import prepare_shards, prepare_tokenizer
+from malmoi.data_prep.pipeline.build import build_tokenizer, prepare_shards
 from malmoi.data_prep.shards.manifest import read_manifest, write_manifest
 from malmoi.data_prep.shards.token_stream import open_split
 from malmoi.data_prep.shards.verify import shard_errors, verify_shards
@@ -68,7 +68,7 @@ def test_any_flipped_bit_any_cut_and_any_missing_file(shards: Path, name: str) -
 
 def test_another_tokenizer_is_found(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("전혀 다른 글\n" * 50, encoding="utf-8")
-    other = prepare_tokenizer(
+    other = build_tokenizer(
         CorpusSettings(input=(str(tmp_path / "other.txt"),)),
         TokenizerSettings(vocab_size=300),
         tmp_path / "other",
