@@ -1,7 +1,9 @@
 """`malmoi report`: one HTML file that shows a run, or several side by side."""
 
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from malmoi.atomic_io import write_atomic
@@ -23,13 +25,24 @@ def main(argv: Sequence[str]) -> int:
         positional="run",
     )
     require_argument("report", "RUN", bool(options.run))
-    print(write_report(options.run, Path(options.out) if options.out else None, options.fewshot))
+    report = write_report(options.run, Path(options.out) if options.out else None, options.fewshot)
+    if report.note is not None:
+        print(f"malmoi report: {report.note}", file=sys.stderr)
+    print(report.file)
     return EXIT_DONE
 
 
-def write_report(runs: tuple[str, ...], out: Path | None = None, fewshot: tuple[str, ...] = ()) -> Path:
-    """Write the report of `runs`, all pre-training or all fine-tuning, to `out`, or into the first run's folder, and
-    return its path.
+@dataclass(frozen=True)
+class WrittenReport:
+    """A report on the disk."""
+
+    file: Path
+    note: str | None
+    """Why its runs' bits per byte do not compare; none where they do."""
+
+
+def write_report(runs: tuple[str, ...], out: Path | None = None, fewshot: tuple[str, ...] = ()) -> WrittenReport:
+    """Write the report of `runs`, all pre-training or all fine-tuning, to `out`, or into the first run's folder.
 
     Args:
         fewshot: folders of `malmoi fewshot` besides those named `fewshot` in the run folders.
@@ -39,7 +52,7 @@ def write_report(runs: tuple[str, ...], out: Path | None = None, fewshot: tuple[
     """
     from malmoi.launch.report.fewshot import read_fewshot
     from malmoi.launch.report.page import report_page
-    from malmoi.launch.report.runs import FinetuneRun, PretrainRun, read_run, run_labels
+    from malmoi.launch.report.runs import FinetuneRun, PretrainRun, read_run, run_labels, validation_note
 
     folders = [Path(run) for run in runs]
     read = [read_run(folder, label) for folder, label in zip(folders, run_labels(folders), strict=True)]
@@ -55,4 +68,4 @@ def write_report(runs: tuple[str, ...], out: Path | None = None, fewshot: tuple[
         write_atomic(file, page.encode(), durable=False)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror}); choose another place with --out") from error
-    return file
+    return WrittenReport(file, validation_note(pretrained))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from malmoi.launch.report.runs import FinetuneRun, PretrainRun, Run
+from malmoi.launch.report.runs import FinetuneRun, PretrainRun, Run, validation_note
 from malmoi.train.metrics.records import AnyRecord, Record, StepMetrics
 
 AXES = ("tokens", "time", "steps")
@@ -188,7 +188,8 @@ class TrainingCharts:
         charts = []
         if any(run.metrics.vals for run in self.runs):
             curves = self._curves(lambda run: run.metrics.vals, lambda record: record.bpb)
-            caption = "Lower is better; comparable between tokenizers."
+            comparable = validation_note([run for run in self.runs if isinstance(run, PretrainRun)]) is None
+            caption = f"Lower is better; {'' if comparable else 'on one text '}comparable between tokenizers."
             charts.append(_curves_chart("Validation bits per byte", caption, curves, "bits per byte"))
         evaluations = [record for run in self.runs for record in run.metrics.task_vals]
         names = dict.fromkeys(name for record in evaluations for name in record.scores)
@@ -315,7 +316,7 @@ def length_chart(run: PretrainRun) -> Chart | None:
         "type": "log",
         "title": {"text": "tokens in a document"},
         "tickvals": powers,
-        "ticktext": [str(n) if n < 2**12 else f"{n >> 10}Ki" if n < 2**22 else f"{n >> 20}Mi" for n in powers],
+        "ticktext": [str(n) if n < 2**10 else f"{n >> 10}Ki" if n < 2**22 else f"{n >> 20}Mi" for n in powers],
     }
     line = {"type": "line", "x0": block, "x1": block, "yref": "paper", "y0": 0, "y1": 1}
     sampled = f" Every {lengths.stride}th document was counted." if lengths.stride > 1 else ""

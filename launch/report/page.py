@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from malmoi.launch.report.charts import EVENTS, TrainingCharts, length_chart
 from malmoi.launch.report.fewshot import FewshotSection
-from malmoi.launch.report.runs import FinetuneRun, PretrainRun, Run
+from malmoi.launch.report.runs import FinetuneRun, PretrainRun, Run, validation_note
 from malmoi.train.metrics.sample_log import EvalSample
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -63,6 +63,7 @@ def report_page(
         length_chart=length_chart,
         eval_samples=eval_samples,
         differences=setting_differences(runs),
+        validation_note=validation_note([run for run in runs if isinstance(run, PretrainRun)]),
         fewshot=fewshot,
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now)),
         # Gzip makes it 40% as large; without a time in it, equal runs give equal pages.
@@ -88,6 +89,7 @@ def _facts(run: PretrainRun | FinetuneRun, now: float) -> list[Fact]:
 def _pretrain_facts(run: PretrainRun, steps: str) -> list[Fact]:
     model, bits = run.settings.model, run.bits_per_byte
     shape = f"{model.n_layer} layers, {model.n_head} heads, hidden size {model.n_embd}, context {model.block_size:,}"
+    shape += "" if run.vocab_size is None else f", vocabulary {run.vocab_size:,}"
     parameters = "-" if run.parameters is None else f"{short_count(run.parameters)} parameters"
     scope = "complete validation split" if run.is_finished else "last evaluation"
     return [
@@ -144,8 +146,16 @@ def eval_samples(run: PretrainRun) -> list[tuple[EvalSample, float | None]]:
 
 
 def setting_differences(runs: Sequence[Run]) -> list[list[str]]:
-    """Return each setting that differs between the runs, with its value in each; the run folder is left out."""
+    """Return each setting that differs between the runs, with its value in each; the run folder is left out.
+
+    The vocabulary is the tokenizer's own. How a tokenizer is trained says nothing of one that was given.
+    """
     flat = [_flat(yaml.safe_load(run.config)) for run in runs]
+    for run, own in zip(runs, flat, strict=True):
+        if isinstance(run, PretrainRun):
+            if run.settings.tokenizer.path is not None or run.settings.init_from is not None:
+                own |= {name: "-" for name in own if name.startswith("tokenizer.") and name != "tokenizer.path"}
+            own |= {} if run.vocab_size is None else {"tokenizer.vocab_size": str(run.vocab_size)}
     names = [name for name in dict.fromkeys(name for own in flat for name in own) if name != "run"]
     return [[name, *(own.get(name, "-") for own in flat)] for name in names if len({own.get(name) for own in flat}) > 1]
 

@@ -1,6 +1,7 @@
 """What a report shows of a run, read from its folder, also while the run is still writing it."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from malmoi.checksums import checksum
 from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.parser import parse_settings
 from malmoi.configs.run import RunSettings
@@ -33,6 +35,7 @@ from malmoi.train.metrics.sample_log import EvalSample, read_eval_samples
 from malmoi.train.run_dir import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
+    MODEL_FOLDER,
     SHARDS_FOLDER,
     RunResult,
     checkpoint_url,
@@ -157,6 +160,22 @@ class PretrainRun(Run):
             return self.result.bits_per_byte
         return self.metrics.vals[-1].bpb if self.metrics.vals else None
 
+    @property
+    def vocab_size(self) -> int | None:
+        """Of the tokenizer, which may have fewer tokens than the settings ask for, or be another than they describe;
+        none without shards."""
+        return None if self.shards is None else self.shards.manifest.vocab_size
+
+    @property
+    def validation_text(self) -> str | None:
+        """A checksum of what decides the validation split's text, whatever the tokenizer; none without shards."""
+        if self.shards is None:
+            return None
+        manifest = self.shards.manifest
+        settings = {name: value for name, value in manifest.settings.items() if name != "data.shard_tokens"}
+        sources = sorted([source.blake2b, source.encoding] for source in manifest.sources)
+        return checksum(json.dumps([sources, settings], sort_keys=True).encode())
+
 
 @dataclass(frozen=True)
 class FinetuneRun(Run):
@@ -170,6 +189,25 @@ def run_labels(folders: Sequence[Path]) -> list[str]:
     """Return the names of the run folders, or their paths where names repeat."""
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def validation_note(runs: Sequence[PretrainRun]) -> str | None:
+    """Return why bits per byte of these runs do not compare, and what does; none where they do."""
+    labels: dict[str | None, list[str]] = {}
+    for run in runs:
+        labels.setdefault(run.validation_text, []).append(run.label)
+    unknown = labels.pop(None, [])
+    models = " ".join(shlex.quote(str(run.folder / MODEL_FOLDER)) for run in runs)
+    remedy = f"to compare them on one text: malmoi evaluate --model {models} --data TEXT"
+    if len(labels) > 1:
+        groups = "; ".join(", ".join(group) for group in labels.values())
+        return f"The runs are validated on different texts ({groups}), so their bits per byte do not compare; {remedy}"
+    if unknown and len(runs) > 1:
+        return (
+            f"The shards of {', '.join(unknown)} are not there, so whether all runs are validated on the same text, "
+            f"and their bits per byte compare, is not known; {remedy}"
+        )
+    return None
 
 
 def read_run(folder: Path, label: str) -> PretrainRun | FinetuneRun:

@@ -45,12 +45,19 @@ def write_corpus(file: Path) -> Path:
     return file
 
 
-def make_run(folder: Path, corpus: Path, steps: int = 10, planned: int = 10) -> RunSettings:
+def make_run(
+    folder: Path,
+    corpus: Path,
+    steps: int = 10,
+    planned: int = 10,
+    vocab_size: int = 600,
+    tokenizer: str | None = None,
+) -> RunSettings:
     """Make a run folder as pre-training leaves it, without its model."""
     settings = RunSettings(
         run=str(folder),
         corpus=CorpusSettings(input=(str(corpus),)),
-        tokenizer=TokenizerSettings(vocab_size=600),
+        tokenizer=TokenizerSettings(vocab_size=vocab_size, path=tokenizer),
         data=DataSettings(val_fraction=0.2),
         model=ModelSettings(n_layer=1, n_head=1, n_embd=8, block_size=16),
         train=TrainSettings(max_steps=planned, global_batch_size=2, micro_batch_size=2),

@@ -48,7 +48,7 @@ def run(tmp_path: Path, corpus: Path) -> Path:
 
 
 def page(run: Path, *fewshot: Path) -> str:
-    return write_report((str(run),), None, tuple(map(str, fewshot))).read_text(encoding="utf-8")
+    return write_report((str(run),), None, tuple(map(str, fewshot))).file.read_text(encoding="utf-8")
 
 
 def shot_charts(text: str) -> list[dict[str, Any]]:

@@ -74,20 +74,20 @@ def test_a_fine_tuning_shows_its_losses_scores_and_how_to_repeat_it(tmp_path: Pa
 def test_the_model_it_began_from_is_shown_by_its_shape(tmp_path: Path) -> None:
     shape = {"n_layer": 3, "n_head": 2, "n_embd": 64, "n_positions": 1024}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", **shape}))
-    page = write_report((str(tuned(tmp_path / "run", init_from=str(tmp_path))),)).read_text(encoding="utf-8")
+    page = write_report((str(tuned(tmp_path / "run", init_from=str(tmp_path))),)).file.read_text(encoding="utf-8")
     assert f"Model {tmp_path} 3 layers, 2 heads, hidden size 64, context 1,024" in words_of(page)
 
 
 def test_one_under_way_says_so(tmp_path: Path) -> None:
     run = tuned(tmp_path / "run", finished=False)
-    text = words_of(write_report((str(run),)).read_text(encoding="utf-8"))
+    text = words_of(write_report((str(run),)).file.read_text(encoding="utf-8"))
     assert "not finished: step 8 of 8" in text
     assert "no scores yet" in text
 
 
 def test_several_are_shown_side_by_side(tmp_path: Path) -> None:
     runs = [tuned(tmp_path / name) for name in ("first", "second")]
-    page = write_report(tuple(map(str, runs)), tmp_path / "both.html").read_text(encoding="utf-8")
+    page = write_report(tuple(map(str, runs)), tmp_path / "both.html").file.read_text(encoding="utf-8")
     text = words_of(page)
     assert "test accuracy first 0.8125" in text and "test accuracy second 0.8125" in text
     assert "The runs have the same settings." in text
@@ -97,7 +97,7 @@ def test_several_are_shown_side_by_side(tmp_path: Path) -> None:
 
 def test_beside_a_finished_run_one_under_way_has_a_cell_in_every_column(tmp_path: Path) -> None:
     runs = [tuned(tmp_path / "first"), tuned(tmp_path / "second", finished=False)]
-    page = write_report(tuple(map(str, runs)), tmp_path / "both.html").read_text(encoding="utf-8")
+    page = write_report(tuple(map(str, runs)), tmp_path / "both.html").file.read_text(encoding="utf-8")
     head, first, second = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)[:3]
     assert head.count("<th") == first.count("<t") == second.count("<t") == 8
 

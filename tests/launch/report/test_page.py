@@ -27,6 +27,7 @@ from tests.launch.report.run_folders import (
     make_run,
     page_of,
     step_record,
+    words_of,
     write_corpus,
 )
 
@@ -218,6 +219,54 @@ def test_the_shares_of_time_are_over_the_complete_run(tmp_path: Path, corpus_fil
         "checkpoint": [0.0, 20.0],
         "evaluation": [0.0, 30.0],
     }
+
+
+def test_runs_that_were_validated_on_different_texts_are_not_compared_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, other = write_corpus(tmp_path / "corpus.jsonl"), write_corpus(tmp_path / "other.jsonl")
+    # Of the same content, so the same text by another tokenizer.
+    make_run(tmp_path / "one", corpus)
+    make_run(tmp_path / "same", other, vocab_size=400)
+    assert main(["report", str(tmp_path / "one"), str(tmp_path / "same")]) == 0
+    assert capsys.readouterr().err == ""
+    assert "do not compare" not in page_of(tmp_path / "one")
+    assert "Lower is better; comparable between tokenizers." in page_of(tmp_path / "one")
+    with other.open("a", encoding="utf-8") as file:
+        file.write('{"text": "한 줄이 더 있다."}\n')
+    make_run(tmp_path / "longer", other)
+    runs = [str(tmp_path / name) for name in ("one", "same", "longer")]
+    assert main(["report", *runs]) == 0
+    said = capsys.readouterr().err
+    models = " ".join(f"{run}/model" for run in runs)
+    note = (
+        "The runs are validated on different texts (one, same; longer), so their bits per byte do not compare; to "
+        f"compare them on one text: malmoi evaluate --model {models} --data TEXT"
+    )
+    assert said == f"malmoi report: {note}\n"
+    assert note in Outline(page_of(tmp_path / "one")).words
+    assert "Lower is better; on one text comparable between tokenizers." in page_of(tmp_path / "one")
+    for file in (tmp_path / "longer").glob("shards/*/manifest.json"):
+        file.unlink()
+    assert main(["report", runs[0], runs[2]]) == 0
+    assert "The shards of longer are not there" in capsys.readouterr().err
+
+
+def test_the_vocabulary_is_that_of_the_tokenizer(tmp_path: Path) -> None:
+    """The settings ask for more tokens than the text has merges for, or are those of a tokenizer that was given."""
+    corpus = write_corpus(tmp_path / "corpus.jsonl")
+    make_run(tmp_path / "trained", corpus, vocab_size=32_000)
+    tokenizer = tmp_path / "trained" / "tokenizer"
+    size = len(json.loads((tokenizer / "vocab.json").read_text(encoding="utf-8")))
+    make_run(tmp_path / "small", corpus, vocab_size=300)
+    make_run(tmp_path / "given", corpus, vocab_size=32_000, tokenizer=str(tmp_path / "small" / "tokenizer"))
+    out = tmp_path / "report.html"
+    write_report((str(tmp_path / "trained"), str(tmp_path / "given")), out)
+    words = words_of(out.read_text(encoding="utf-8"))
+    assert size < 1000
+    assert f"tokenizer.vocab_size {size} 300" in words
+    assert f"vocabulary {size:,}" in words and "vocabulary 300" in words
+    assert "tokenizer.sample_bytes 100000000 -" in words
 
 
 def test_several_runs_are_shown_side_by_side_with_what_differs(tmp_path: Path, corpus_file: Path) -> None:
