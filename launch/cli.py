@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from malmoi.errors import DISK_ERRORS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, RunFailed, UserError
 from malmoi.launch.commands import COMMANDS, run_subcommand
+from malmoi.ranks import is_main_rank
 
 
 def usage() -> str:
@@ -24,7 +25,7 @@ def _show_log(name: str) -> None:
     import logging  # not needed for --help
 
     logging.basicConfig(format=f"malmoi {name}: %(message)s", level=logging.WARNING)
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_rank():
         logging.getLogger("malmoi").setLevel(logging.INFO)
 
 

@@ -94,8 +94,9 @@ def train(config: RunSettings) -> TrainResult:
         RunStopped: a signal stopped it after it saved a checkpoint; the same call resumes.
     """
     check_settings(config)
+    from malmoi.ranks import is_main_rank
     from malmoi.train.pretrain import pretrain
-    from malmoi.train.run_dir import MODEL_FOLDER, finished_result, is_main_rank, settings_as_json
+    from malmoi.train.run_dir import MODEL_FOLDER, finished_result, settings_as_json
 
     with _signal_handlers_restored():
         if pretrain(config) == EXIT_STOPPED:

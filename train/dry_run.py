@@ -19,6 +19,7 @@ from malmoi.configs.run import RunSettings
 from malmoi.disk_space import readable_bytes
 from malmoi.errors import EXIT_DONE
 from malmoi.inference.model_folder import quiet_transformers
+from malmoi.ranks import is_main_rank
 from malmoi.train.backends import BACKENDS
 from malmoi.train.builder import Trainee
 from malmoi.train.checkpoint.format import newest_valid_checkpoint
@@ -29,7 +30,7 @@ from malmoi.train.metrics.throughput import peak_memory_mib
 from malmoi.train.models.spec import padded_vocabulary
 from malmoi.train.pretrain import check_run
 from malmoi.train.pretrain_run import build_pretraining
-from malmoi.train.run_dir import is_main_rank, make_run_dir, prepare_run
+from malmoi.train.run_dir import make_run_dir, prepare_run
 from malmoi.train.trainer import Trainer
 
 STEPS = 3

@@ -21,6 +21,7 @@ from malmoi.errors import EXIT_DONE, EXIT_STOPPED, RunFailed, UserError, require
 from malmoi.evaluation.label_metrics import Estimate, label_metrics
 from malmoi.inference.model_folder import quiet_transformers
 from malmoi.plugins import load_plugins
+from malmoi.ranks import is_main_rank
 from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
@@ -28,6 +29,7 @@ from malmoi.train.builder import Trainee, build_trainer, run_trainer
 from malmoi.train.checkpoint.storage import open_storage
 from malmoi.train.data.labeled import Examples, ExampleTokenizer, classes_of, encoded, example_tokenizer, read_rows
 from malmoi.train.data.sample_order import planned_steps
+from malmoi.train.distributed.launch_env import read_launch_env
 from malmoi.train.distributed.stop_consensus import StopRequest
 from malmoi.train.export import place_model_folder
 from malmoi.train.exported_classifier import exported_outputs
@@ -43,7 +45,7 @@ from malmoi.train.metrics.trackers import require_trackers
 from malmoi.train.models import MODELS, ClassifierSpec, ModelSpec, SpecialTokenIds
 from malmoi.train.models.gpt2_folder import hf_config
 from malmoi.train.models.spec import padded_vocabulary
-from malmoi.train.run_dir import MODEL_FOLDER, is_main_rank, make_run_dir, run_lock, setting_changes, settings_as_json
+from malmoi.train.run_dir import MODEL_FOLDER, make_run_dir, run_lock, setting_changes, settings_as_json
 from malmoi.train.tasks.classification import LabeledTask, mean_loss, most_frequent, predictions
 from malmoi.train.trainer import Trainer
 
@@ -115,11 +117,12 @@ def check_finetuning(settings: FinetuneSettings) -> None:
     """Check that the settings make sense together.
 
     Raises:
-        UserError: one is missing or out of its range, or needs another one.
+        UserError: one is missing or out of its range, needs another one, or does not fit the launcher.
     """
     load_plugins(settings.plugins)
     require_options("finetune", **{"init_from": bool(settings.init_from), "task.train": bool(settings.task.train)})
     check_settings(settings)
+    read_launch_env()
     if settings.checkpoint.dir is not None:
         open_storage(settings.checkpoint.dir)
     if settings.eval.patience and settings.task.validation is None:

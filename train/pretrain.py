@@ -16,9 +16,10 @@ from malmoi.configs.run import RunSettings, TaskName
 from malmoi.errors import EXIT_DONE, EXIT_STOPPED
 from malmoi.lazy_imports import fast_imports
 from malmoi.plugins import load_plugins
+from malmoi.ranks import is_main_rank
 from malmoi.train.checkpoint.storage import open_storage
 from malmoi.train.distributed.launch_env import read_launch_env
-from malmoi.train.run_dir import MODEL_FOLDER, RunResult, finished_result, is_main_rank, prepare_run, settings_as_json
+from malmoi.train.run_dir import MODEL_FOLDER, RunResult, finished_result, prepare_run, settings_as_json
 
 
 def pretrain(settings: RunSettings) -> int:

@@ -27,6 +27,7 @@ from malmoi.data_prep.pipeline.mixture import SourceShards, prepare_sources
 from malmoi.data_prep.tokenizer.encode import check_tokenizer
 from malmoi.data_prep.tokenizer.train import TOKENIZER_FILE
 from malmoi.errors import UserError, one_line
+from malmoi.ranks import is_main_rank, launched_ranks
 from malmoi.registry import registry_entry
 from malmoi.train.checkpoint.storage import checkpoint_step, open_storage
 from malmoi.train.metrics.log_file import METRICS_FILE, SAMPLES_FILE
@@ -84,11 +85,6 @@ class RunResult:
     samples: tuple[str, ...]
     files: tuple[FileRecord, ...] = ()
     """The small files beside it, as they were when it was written; see `recorded_files`."""
-
-
-def is_main_rank() -> bool:
-    """Return whether this process is rank 0, as its launcher says; true without a launcher."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def checkpoint_url(run: Path, settings: CheckpointSettings) -> str:
@@ -300,7 +296,7 @@ def environment() -> dict[str, str | int | None]:
         "machine": platform.platform(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
-        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+        "ranks": launched_ranks().count,
         **{package: version(package) for package in PACKAGES},
     }
 

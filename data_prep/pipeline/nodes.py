@@ -13,6 +13,7 @@ from malmoi.checksums import file_checksum
 from malmoi.configs.data import SharedFilesystem
 from malmoi.data_prep.shards.manifest import MANIFEST_FILE
 from malmoi.errors import UserError
+from malmoi.ranks import launched_ranks, whole_number
 
 PROMISED_SECONDS = 60.0
 """How long a node waits for node 0's mark on a disk said to be shared; network file systems show new files late."""
@@ -31,12 +32,16 @@ class Node:
 
 
 def this_node(environment: Mapping[str, str] = os.environ) -> Node:
-    """Return the node of this process, by the variables of torchrun, accelerate or Slurm; the only one without any."""
-    ranks, local = int(environment.get("WORLD_SIZE", 1)), int(environment.get("LOCAL_WORLD_SIZE", 0))
+    """Return the node of this process, by the variables of torchrun, accelerate or Slurm; the only one without any.
+
+    Raises:
+        UserError: one of them holds no number.
+    """
+    ranks = launched_ranks(environment)
     if "SLURM_NODEID" in environment:
-        number, count = int(environment["SLURM_NODEID"]), int(environment.get("SLURM_NNODES", 1))
-    elif local:
-        number, count = int(environment.get("RANK", 0)) // local, max(1, ranks // local)
+        number, count = whole_number(environment, "SLURM_NODEID", 0), whole_number(environment, "SLURM_NNODES", 1)
+    elif ranks.local_count:
+        number, count = ranks.rank // ranks.local_count, max(1, ranks.count // ranks.local_count)
     else:
         number, count = 0, 1
     names = (

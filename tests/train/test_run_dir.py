@@ -16,7 +16,7 @@ from malmoi.data_prep.pipeline.build import build_tokenizer
 from malmoi.errors import UserError
 from malmoi.train.dry_run import dry_run
 from malmoi.train.pretrain import pretrain
-from malmoi.train.run_dir import FIXED, HYPERPARAMETERS, prepare_run, record_settings
+from malmoi.train.run_dir import FIXED, HYPERPARAMETERS, prepare_run, record_settings, run_lock
 from tests.launching import metrics, with_settings
 from tests.time_limits import seconds
 
@@ -78,6 +78,20 @@ def test_only_settings_that_train_are_recorded(
     assert config.read_text(encoding="utf-8") == settings_as_yaml(other)
     event = next(line["text"] for line in metrics(tmp_path / "run") if "event" in line)
     assert event.endswith("; train.max_steps was 2 and is now 4; optim.lr was 0.01 and is now 0.005")
+
+
+@pytest.mark.parametrize("stale", [{"RANK": "1"}, {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "n1"}])
+def test_variables_of_an_earlier_launch_let_no_second_training_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: dict[str, str]
+) -> None:
+    for name, value in stale.items():
+        monkeypatch.setenv(name, value)
+    with (
+        FileLock(tmp_path / ".training.lock"),
+        pytest.raises(UserError, match="another process trains here"),
+        run_lock(tmp_path),
+    ):
+        pass
 
 
 def test_hyperparameters_and_fixed_settings_are_settings() -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from malmoi.configs.optim import OptimSettings
 from malmoi.configs.train import BackendName, Precision, TrainSettings
 from malmoi.errors import UserError
+from malmoi.ranks import launched_ranks, whole_number
 from malmoi.train.distributed.deepspeed_file import DeepSpeedFile, read_deepspeed_file
 from malmoi.train.distributed.parallel_dims import ParallelDims
 
@@ -72,16 +73,21 @@ def read_launch_env(environment: Mapping[str, str] = os.environ) -> LaunchEnv:
     """Read the launcher's environment variables.
 
     Raises:
-        UserError: tasks were started without ranks or a rendezvous address, or with a kind of sharding, offloading or
-            precision that Malmoi does not have; or DeepSpeed's file is not usable.
+        UserError: processes were started without ranks or a rendezvous address, or a variable of theirs holds no
+            number or was left by another launch; or it asks for a kind of sharding, offloading or precision that
+            Malmoi does not have; or DeepSpeed's file is not usable.
     """
     _require_ranks_of_tasks(environment)
-    num_ranks = int(environment.get("WORLD_SIZE", "1"))
+    _require_a_launcher(environment)
+    ranks = launched_ranks(environment)
+    num_ranks = ranks.count
+    whole_number(environment, "LOCAL_RANK", 0)
+    whole_number(environment, "MASTER_PORT", 0)
     missing = [name for name in RENDEZVOUS if name not in environment]
     if num_ranks > 1 and missing:
         raise UserError(
-            f"WORLD_SIZE says {num_ranks} ranks, but {', '.join(missing)} is missing, so they cannot meet; start them "
-            "with `accelerate launch`, torchrun or `malmoi slurm submit`"
+            f"WORLD_SIZE says {num_ranks} ranks that cannot meet without {', '.join(missing)}; start them with "
+            "`accelerate launch`, torchrun or `malmoi slurm submit`"
         )
 
     def is_on(name: str) -> bool:
@@ -106,7 +112,7 @@ def read_launch_env(environment: Mapping[str, str] = os.environ) -> LaunchEnv:
     accumulation = _number(environment, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", int)
     max_grad_norm = _number(environment, "ACCELERATE_GRADIENT_CLIPPING", float)
     return LaunchEnv(
-        rank=int(environment.get("RANK", "0")) if num_ranks > 1 else 0,
+        rank=ranks.rank,
         num_ranks=num_ranks,
         backend=backend,
         precision=file.precision or _precision(environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()),
@@ -152,9 +158,26 @@ def _offload(optimizer: str, parameters: str) -> bool:
 
 def _require_ranks_of_tasks(environment: Mapping[str, str]) -> None:
     for name in TASK_COUNTS:
-        tasks = int(environment.get(name, "1"))
+        tasks = whole_number(environment, name, 1)
         if tasks > 1 and "RANK" not in environment:
             raise UserError(
                 f"{tasks} tasks were started ({name}) without RANK and WORLD_SIZE and would train as many models; "
                 "start them with `malmoi slurm submit`, or let each task run torchrun or `accelerate launch`"
             )
+
+
+def _require_a_launcher(environment: Mapping[str, str]) -> None:
+    """Check that what looks like a launch is one: ranks that do not know each other would each train the model."""
+    stale = [name for name in ("RANK", "LOCAL_RANK") if name in environment]
+    if stale and "WORLD_SIZE" not in environment:
+        found = " and ".join(f"{name}={environment[name]}" for name in stale)
+        raise UserError(
+            f"{found} without WORLD_SIZE: a launcher sets all of "
+            f"them; `unset {' '.join(stale)}` to train in one process, or start the ranks with `accelerate launch`"
+        )
+    if "WORLD_SIZE" not in environment and {"MASTER_ADDR", "ACCELERATE_DYNAMO_BACKEND"} <= environment.keys():
+        raise UserError(
+            "`accelerate launch` was to start several processes and started one: without a GPU it needs "
+            "`--config_file configs/accelerate/cpu.yaml` besides --num_processes; where one is meant, leave "
+            "--num_processes out and `unset MASTER_ADDR`"
+        )

@@ -1,6 +1,5 @@
 """The largest micro-batch that a rank's memory takes."""
 
-import os
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from malmoi.errors import UserError
+from malmoi.ranks import launched_ranks
 from malmoi.train.distributed.dist_env import HALF_DTYPES, DistEnv
 from malmoi.train.tasks.base import Task
 
@@ -70,7 +70,7 @@ def _trial(model: nn.Module, task: Task, env: DistEnv) -> Callable[[int], bool]:
         return fits
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     a_sample = kept_bytes(lambda: loss_sum(1), own)
-    free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - reserved
+    free = psutil.virtual_memory().available // max(1, launched_ranks().local_count) - reserved
     return lambda size: size * a_sample <= free and fits(size)
 
 

@@ -13,6 +13,7 @@ from malmoi.train.distributed.launch_env import LaunchEnv, read_launch_env
 from tests.launching import ACCELERATE, ROOT, environment
 from tests.time_limits import seconds
 
+RANKS = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"}
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
 
 
@@ -55,8 +56,20 @@ def test_the_launchers_configuration_chooses_the_backend(environment: dict[str, 
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "2 tasks were started"),
         (
             {"WORLD_SIZE": "2", "RANK": "0"},
-            "WORLD_SIZE says 2 ranks, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT is missing, so they cannot meet",
+            "WORLD_SIZE says 2 ranks that cannot meet without LOCAL_RANK, MASTER_ADDR, MASTER_PORT; start them",
         ),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE x: a launcher sets this environment variable to a whole number of 1 or more"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE 0: a launcher sets"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is empty: a launcher sets"),
+        ({"WORLD_SIZE": "2", "RANK": "one"}, "RANK one: a launcher sets .* of 0 or more"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK 2 of WORLD_SIZE 2: ranks are 0 to 1"),
+        ({"WORLD_SIZE": "1", "RANK": "1"}, "RANK 1 of WORLD_SIZE 1: ranks are 0 to 0"),
+        ({**RANKS, "LOCAL_RANK": "-1"}, "LOCAL_RANK -1: a launcher sets"),
+        ({**RANKS, "LOCAL_WORLD_SIZE": "x"}, "LOCAL_WORLD_SIZE x: a launcher sets"),
+        ({**RANKS, "MASTER_PORT": "http"}, "MASTER_PORT http: a launcher sets"),
+        ({"PMI_SIZE": "x"}, "PMI_SIZE x: a launcher sets"),
+        ({"RANK": "1"}, "RANK=1 without WORLD_SIZE: .* `unset RANK` to train in one process"),
+        ({"LOCAL_RANK": "0", "RANK": "0"}, "RANK=0 and LOCAL_RANK=0 without WORLD_SIZE: .* `unset RANK LOCAL_RANK`"),
     ],
 )
 def test_a_launch_that_malmoi_does_not_do_is_refused(environment: dict[str, str], message: str) -> None:
@@ -83,10 +96,32 @@ def test_the_cpus_configuration_hides_the_gpus_from_its_ranks(tmp_path: Path) ->
 
 
 def test_tasks_with_ranks_are_ranks_and_each_is_a_data_parallel_rank() -> None:
-    ranks = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"}
-    launched = read_launch_env({"SLURM_STEP_NUM_TASKS": "4", **ranks})
+    launched = read_launch_env({"SLURM_STEP_NUM_TASKS": "4", **RANKS})
     assert launched.num_ranks == 4
     assert (launched.dims.dp_rank, launched.dims.dp_size) == (1, 4)
+
+
+def test_a_launcher_that_started_one_process_of_several_is_refused(tmp_path: Path) -> None:
+    """Without a GPU and a configuration file `accelerate launch` starts one, whatever --num_processes says."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "from malmoi.errors import UserError\n"
+        "from malmoi.train.distributed.launch_env import read_launch_env\n"
+        "try:\n    print(read_launch_env().num_ranks)\nexcept UserError as error:\n    print(error)\n",
+        encoding="utf-8",
+    )
+
+    def said(*options: str) -> str:
+        # No configuration of this machine's own.
+        hidden = {**environment(), "HF_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+        words = [ACCELERATE, "launch", "--mixed_precision", "no", "--dynamo_backend", "no", *options, str(script)]
+        done = subprocess.run(words, env=hidden, capture_output=True, text=True, timeout=seconds(120), check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    several = ("--num_machines", "1", "--num_processes", "2")
+    assert "`accelerate launch` was to start several processes and started one" in said(*several)
+    assert said("--num_machines", "1", "--num_processes", "1") == "1\n"
 
 
 def require_agreement(launched: LaunchEnv, precision: str = "bf16", max_grad_norm: float = 1.0) -> None:
