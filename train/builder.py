@@ -15,7 +15,7 @@ from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS, BackendInputs
 from malmoi.train.backends.start import require_optimizer_fits
 from malmoi.train.distributed.dist_env import DistEnv
-from malmoi.train.distributed.stop_consensus import StopRequest
+from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
 from malmoi.train.metrics.progress_bar import ProgressBar
 from malmoi.train.metrics.throughput import peak_flops
 from malmoi.train.metrics.trackers import flat_config, start_trackers
@@ -126,11 +126,12 @@ def run_trainer(trainer: Trainer, settings: RunSettings | FinetuneSettings, stop
         setup = getattr(sys.modules.get(name), "setup_trainer", None)
         if setup is not None:
             setup(trainer)
-    start_trackers(trainer.env.accelerator, plan.log, plan.run, plan.config)
-    trainer.resume()
-    if trainer.env.is_main:
-        # Only now is it sure that these settings train here.
-        record_settings(plan.run, settings, plan.parameters)
+    with stop_ends_setup():
+        start_trackers(trainer.env.accelerator, plan.log, plan.run, plan.config)
+        trainer.resume()
+        if trainer.env.is_main:
+            # Only now is it sure that these settings train here.
+            record_settings(plan.run, settings, plan.parameters)
     return trainer.run(stop)
 
 

@@ -30,7 +30,8 @@ from malmoi.train.checkpoint.storage import open_storage
 from malmoi.train.data.labeled import Examples, ExampleTokenizer, classes_of, encoded, example_tokenizer, read_rows
 from malmoi.train.data.sample_order import planned_steps
 from malmoi.train.distributed.launch_env import read_launch_env
-from malmoi.train.distributed.stop_consensus import StopRequest
+from malmoi.train.distributed.rendezvous import met_ranks
+from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
 from malmoi.train.export import place_model_folder
 from malmoi.train.exported_classifier import exported_outputs
 from malmoi.train.finetune_result import (
@@ -82,7 +83,7 @@ def finetune(settings: FinetuneSettings) -> int:
 
     Raises:
         UserError: settings, model, examples or run folder are not usable.
-        RunFailed: training diverged, or a stopped run could not be saved.
+        RunFailed: training diverged, a stopped run could not be saved, or a rank did not come.
     """
     console = Console(stderr=True, quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     check_finetuning(settings)
@@ -101,7 +102,8 @@ def finetune(settings: FinetuneSettings) -> int:
     else:
         stop = StopRequest()
         quiet_transformers()
-        with stop.listening(), run_lock(folder):
+        launch = read_launch_env()
+        with met_ranks(launch, f"started {settings.run}"), stop.listening(), run_lock(folder):
             if not _train(settings, folder, console, stop):
                 return EXIT_STOPPED
         finished = finished_finetuning(folder)
@@ -261,7 +263,8 @@ def _train(settings: FinetuneSettings, folder: Path, console: Console, stop: Sto
 
     Rank 0 scores alone, when the others have left: it may take longer than a rank may be silent.
     """
-    run = build_finetuning(settings, folder, console)
+    with stop_ends_setup():
+        run = build_finetuning(settings, folder, console)
     trainer, env = run.trainer, run.trainer.env
     console.print(_summary(run), soft_wrap=True)
     outcome = run_trainer(trainer, settings, stop)

@@ -19,6 +19,7 @@ from malmoi.plugins import load_plugins
 from malmoi.ranks import is_main_rank
 from malmoi.train.checkpoint.storage import open_storage
 from malmoi.train.distributed.launch_env import read_launch_env
+from malmoi.train.distributed.rendezvous import met_ranks
 from malmoi.train.run_dir import MODEL_FOLDER, RunResult, finished_result, prepare_run, settings_as_json
 
 
@@ -27,7 +28,7 @@ def pretrain(settings: RunSettings) -> int:
 
     Raises:
         UserError: settings, text or run folder are not usable.
-        RunFailed: training diverged, or a stopped run could not be saved.
+        RunFailed: training diverged, a stopped run could not be saved, or a rank did not come.
     """
     console = Console(stderr=True, quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     folder = Path(settings.run)
@@ -46,12 +47,13 @@ def pretrain(settings: RunSettings) -> int:
         return EXIT_DONE
     # Before text is prepared, which may take hours.
     check_run(settings)
-    prepared = prepare_run(settings)
-    with fast_imports():
-        from malmoi.train.pretrain_run import run_prepared
+    with met_ranks(read_launch_env(), f"started {settings.run}"):
+        prepared = prepare_run(settings)
+        with fast_imports():
+            from malmoi.train.pretrain_run import run_prepared
 
-    if not run_prepared(settings, prepared, console):
-        return EXIT_STOPPED
+        if not run_prepared(settings, prepared, console):
+            return EXIT_STOPPED
     result = finished_result(folder)
     if result is not None:
         print_result(folder, result, console)

@@ -24,7 +24,7 @@ from malmoi.train.data.dataset import data_fingerprint, open_dataset
 from malmoi.train.data.document_mask import DocumentTokens, check_document_tokens
 from malmoi.train.data.sample_order import planned_steps
 from malmoi.train.distributed.dist_env import DistEnv
-from malmoi.train.distributed.stop_consensus import StopRequest
+from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
 from malmoi.train.export import copy_tokenizer, place_model_folder
 from malmoi.train.memory import state_size
 from malmoi.train.metrics.trackers import require_trackers
@@ -49,7 +49,8 @@ def run_prepared(settings: RunSettings, prepared: PreparedRun, console: Console)
     stop = StopRequest()
     quiet_transformers()
     with stop.listening(), run_lock(prepared.folder):
-        run = build_pretraining(settings, prepared)
+        with stop_ends_setup():
+            run = build_pretraining(settings, prepared)
         for line in (*_summary(settings, run), *_notes(settings, run)):
             console.print(line)
         outcome = run_trainer(run.trainer, settings, stop)

@@ -5,10 +5,11 @@ import os
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from torch.distributed import DistError
 
 from malmoi.configs.optim import OptimSettings
 from malmoi.configs.train import BackendName, ParallelSettings, TrainSettings
-from malmoi.errors import UserError
+from malmoi.errors import RunFailed, UserError, first_line
 from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.base import AcceleratorInputs, BackendSpec
@@ -21,6 +22,7 @@ from malmoi.train.distributed.process_groups import (
     start_group_after_restart,
     start_group_of_one,
 )
+from malmoi.train.distributed.rendezvous import met_ranks
 from malmoi.train.optim import OPTIMIZERS
 
 BUCKET_MEGABYTES = 25
@@ -69,6 +71,7 @@ def start_ranks(train: TrainSettings, optim: OptimSettings, parallel: ParallelSe
 
     Raises:
         UserError: the launcher asked for ranks or a backend that did not come up or that the settings contradict.
+        RunFailed: a rank did not come, or ended meanwhile.
     """
     launch = read_launch_env()
     name = resolved_backend(parallel.backend, launch)
@@ -90,8 +93,16 @@ def start_ranks(train: TrainSettings, optim: OptimSettings, parallel: ParallelSe
             f"{able}, or leave offload out"
         )
     lent = start_group_of_one(device_type) if launch.num_ranks == 1 and spec.needs_process_group else ()
-    start_group_after_restart(device_type, launch, inputs.timeout)
-    accelerator = (spec.new_accelerator or _plain_accelerator)(inputs)
+    # A rank whose data is on a disk of its own may come much later.
+    with met_ranks(launch, "prepared", inputs.timeout.total_seconds()):
+        try:
+            start_group_after_restart(device_type, launch, inputs.timeout)
+            accelerator = (spec.new_accelerator or _plain_accelerator)(inputs)
+        except DistError as error:
+            raise RunFailed(
+                f"rank {launch.rank}: the process group did not start ({first_line(error)}); a rank has ended: see "
+                "what it says itself, and start all again"
+            ) from error
     require_requested_ranks(accelerator, launch, spec)
     return DistEnv(accelerator, name, inputs.precision, launch, launch.dims, lent)
 

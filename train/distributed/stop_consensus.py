@@ -1,6 +1,11 @@
 """Signals that ask a run to stop, and the ranks' agreement on them, reached during the backward pass."""
 
+import os
+import select
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -8,10 +13,15 @@ from types import FrameType
 import torch
 from torch import Tensor, distributed
 
+from malmoi.errors import EXIT_STOPPED
+from malmoi.ranks import launched_ranks
 from malmoi.train.distributed.async_copy import AsyncScalar
 from malmoi.train.distributed.dist_env import DistEnv
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SETUP_SECONDS = 5.0
+"""How long after a stop signal ranks have to come to the training loop and agree on it: well below the 30 seconds after
+which launchers kill."""
 
 
 class StopRequest:
@@ -44,6 +54,53 @@ class StopRequest:
         if self.signal_name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
+
+
+@contextmanager
+def stop_ends_setup() -> Iterator[None]:
+    """While one of several ranks sets up, end its process `SETUP_SECONDS` after a stop signal.
+
+    Python's signal handlers wait for the main thread, which may wait inside torch for a rank that has died. Nothing is
+    lost: no step was taken since the last checkpoint.
+    """
+    if launched_ranks().count == 1:
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # Written to by the C handler itself.
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_end_after_signal, args=(reader,), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)
+
+
+def _end_after_signal(reader: int) -> None:
+    """End the process `SETUP_SECONDS` after the number of a stop signal was read from `reader`, unless that ends."""
+    first: tuple[str, float] | None = None
+    while True:
+        left = None if first is None else first[1] + SETUP_SECONDS - time.monotonic()
+        ready, _, _ = select.select([reader], [], [], left if left is None else max(0.0, left))
+        if first is not None and not ready:
+            print(
+                f"malmoi train: {first[0]} before the first step: nothing was trained since the last checkpoint; run "
+                "again to resume",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(EXIT_STOPPED)
+        numbers = os.read(reader, 64)
+        if not numbers:
+            return
+        stops = [signal.Signals(number).name for number in numbers if number in STOP_SIGNALS]
+        if first is None and stops:
+            first = stops[0], time.monotonic()
 
 
 class StopConsensus:

@@ -3,12 +3,14 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from malmoi.train.distributed.stop_consensus import STOP_SIGNALS, StopRequest
+from malmoi.train.distributed import stop_consensus
+from malmoi.train.distributed.stop_consensus import STOP_SIGNALS, StopRequest, stop_ends_setup
 from tests.launching import environment
 from tests.time_limits import seconds
 
@@ -88,3 +90,50 @@ def test_a_stop_signal_that_is_sent_again_does_not_end_a_process_that_has_stoppe
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGUSR1)
     assert signal.getsignal(signal.SIGINT) is handlers[STOP_SIGNALS.index(signal.SIGINT)]
+
+
+IN_SETUP = """
+import sys, time
+from datetime import timedelta
+from torch.distributed import HashStore
+from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
+stop = StopRequest()
+with stop.listening(), stop_ends_setup():
+    print("ready", flush=True)
+    # As torch waits for a rank that has died.
+    HashStore().wait(["never set"], timedelta(seconds=float(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize(("ranks", "waits", "code"), [("2", "600", 75), ("1", "8", 1)])
+def test_a_stop_signal_ends_one_of_several_ranks_that_sets_up(ranks: str, waits: str, code: int) -> None:
+    """A rank alone waits for nobody: it comes to its loop, or here to the end of the wait."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_SETUP, waits],
+        env={**environment(), "WORLD_SIZE": ranks, "RANK": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        _, said = process.communicate(timeout=seconds(60))
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert ("SIGTERM before the first step: nothing was trained since" in said) == (code == 75)
+
+
+def test_a_stop_signal_during_setup_leaves_the_decision_to_the_loop(
+    handlers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(stop_consensus, "SETUP_SECONDS", 0.3)
+    stop = StopRequest()
+    with stop.listening():
+        with stop_ends_setup():
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.5)
+    assert stop.signal_name == "SIGTERM"

@@ -83,7 +83,8 @@ def test_what_a_sample_keeps_depends_on_what_the_model_computes_with() -> None:
 def test_a_cpu_is_not_asked_for_more_than_is_free(env: DistEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = nn.Linear(8, 8), OnesTask()
     # As many ranks on this machine that each has about a megabyte, which some 10,000 samples of 64 to 128 bytes take.
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(psutil.virtual_memory().available // 10**6))
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, str(psutil.virtual_memory().available // 10**6))
     found = largest_micro_batch(model, task, 2**20, env)
     assert 2**11 <= found <= 2**14
     # One sample is measured; a size that does not go into what is free is never tried.
