@@ -123,9 +123,10 @@ def finetune(config: FinetuneSettings) -> FinetuneResult:
         RunStopped: a signal stopped it after it saved a checkpoint; the same call resumes.
     """
     check_settings(config)
+    from malmoi.ranks import is_main_rank
     from malmoi.train.finetune import finetune as run_finetuning
     from malmoi.train.finetune_result import finished_finetuning
-    from malmoi.train.run_dir import is_main_rank, settings_as_json
+    from malmoi.train.run_dir import settings_as_json
 
     with _signal_handlers_restored():
         if run_finetuning(config) == EXIT_STOPPED:

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.outputs import CheckpointSettings
 from malmoi.configs.parser import settings_as_yaml
 from malmoi.configs.run import RunSettings
-from malmoi.data_prep.pipeline.build import records_its_corpus, tokenizer_build
+from malmoi.data_prep.pipeline.build import records_its_corpus, tokenizer_build, tokenizer_damage
 from malmoi.data_prep.pipeline.mixture import SourceShards, prepare_sources
 from malmoi.data_prep.tokenizer.encode import check_tokenizer
 from malmoi.data_prep.tokenizer.train import TOKENIZER_FILE
@@ -132,12 +132,12 @@ def prepare_tokenizer(settings: RunSettings, folder: Path) -> Path:
         return Path(named)
     own = folder / TOKENIZER_FOLDER
     has_tokenizer, is_needed = (own / TOKENIZER_FILE).is_file(), _has_checkpoint(folder, settings)
-    if is_needed and has_tokenizer:
+    if is_needed and has_tokenizer and not tokenizer_damage(own):
         return own
     if is_needed and settings.checkpoint.allow_data_change:
         raise UserError(
-            f"{own}: gone, and one trained on changed data would not fit the checkpoints; restore it, or choose "
-            "another --run"
+            f"{own}: gone or damaged, and one trained on changed data would not fit the checkpoints; restore it, or "
+            "choose another --run"
         )
     wanted = tokenizer_build(settings.corpus, settings.tokenizer, _shard_cache(settings, folder))
     is_replaced = has_tokenizer and not (own / wanted.marker).is_file()

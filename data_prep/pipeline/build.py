@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from malmoi.atomic_io import write_atomic
+from malmoi.checked_json import checked_json, parse_checked_json
+from malmoi.checksums import FileRecord, file_findings, file_record
 from malmoi.configs.corpus import CorpusSettings, VocabularySettings
 from malmoi.configs.data import ShardSettings
 from malmoi.data_prep.pipeline.build_once import build_once
@@ -37,10 +39,12 @@ from malmoi.data_prep.shards.manifest import (
 from malmoi.data_prep.shards.verify import shard_damage
 from malmoi.data_prep.tokenizer.encode import tokenizer_checksum, vocabulary_size
 from malmoi.data_prep.tokenizer.train import TOKENIZER_FILE, save_tokenizer, train_tokenizer
+from malmoi.errors import one_line
 from malmoi.plugins import load_plugins
 
 TOKENIZER_MARKER = "made-of-"
-"""Beginning of the name of an empty file in a tokenizer's folder; the rest is a fingerprint of corpus and settings."""
+"""Beginning of the name of a file in a tokenizer's folder that records the others; the rest of its name is a
+fingerprint of corpus and settings."""
 
 
 def build_tokenizer(corpus: CorpusSettings, settings: VocabularySettings, folder: Path, show_progress: bool) -> Path:
@@ -67,6 +71,8 @@ class TokenizerBuild:
     files: tuple[SourceFile, ...]
     stamps: tuple[str, ...]
     """Of the files, before they were hashed."""
+    sources: tuple[SourceRecord, ...]
+    """Of the files' content."""
     fingerprint: str
     """128 bits over the content of the files and the settings."""
 
@@ -76,7 +82,8 @@ class TokenizerBuild:
         return TOKENIZER_MARKER + self.fingerprint
 
     def into(self, folder: Path, show_progress: bool, may_build: bool = True) -> Path:
-        """Return `folder`, with this tokenizer trained into it once; one of another corpus or settings is replaced.
+        """Return `folder`, with this tokenizer trained into it once; one that is damaged, or of another corpus or other
+        settings, is replaced.
 
         Args:
             may_build: see `build_once`.
@@ -88,11 +95,12 @@ class TokenizerBuild:
         def build(temporary: Path, _: Heartbeat) -> None:
             documents = read_documents(self.files, self.corpus)
             tokenizer = train_tokenizer((document.text for document in documents), self.settings, show_progress)
-            require_unchanged(self.files, self.stamps)
+            require_unchanged(self.files, self.stamps, self.sources)
             save_tokenizer(tokenizer, temporary)
-            write_atomic(temporary / self.marker, b"")
+            files = [asdict(file_record(file)) for file in sorted(temporary.iterdir()) if file.is_file()]
+            write_atomic(temporary / self.marker, checked_json({"files": files}))
 
-        return build_once(folder, self.marker, build, may_build=may_build, replaces=True)
+        return build_once(folder, self.marker, build, may_build=may_build, damage=tokenizer_damage, replaces=True)
 
 
 def tokenizer_build(corpus: CorpusSettings, settings: VocabularySettings, memory: Path) -> TokenizerBuild:
@@ -111,12 +119,28 @@ def tokenizer_build(corpus: CorpusSettings, settings: VocabularySettings, memory
     names = ("vocab_size", "sample_bytes", "min_character_count")
     vocabulary: dict[str, Setting] = {f"tokenizer.{name}": getattr(settings, name) for name in names}
     decisive = {**text_settings(corpus), **vocabulary, **reader_settings(files)}
-    return TokenizerBuild(corpus, settings, tuple(files), stamps, fingerprint(sources, "", decisive))
+    return TokenizerBuild(corpus, settings, tuple(files), stamps, sources, fingerprint(sources, "", decisive))
 
 
 def records_its_corpus(tokenizer: Path) -> bool:
     """Return whether the tokenizer in a folder says what it was made of."""
     return any(tokenizer.glob(f"{TOKENIZER_MARKER}*"))
+
+
+def tokenizer_damage(tokenizer: Path) -> str:
+    """Return what is wrong with a tokenizer that a run has trained; empty where nothing is, or its files have no
+    record."""
+    for marker in sorted(tokenizer.glob(f"{TOKENIZER_MARKER}*")):
+        try:
+            # Older versions left it empty.
+            content = marker.read_bytes()
+            files = [FileRecord(**record) for record in parse_checked_json(content)["files"]] if content else []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{marker}: damaged ({one_line(error)})"
+        wrong = next(file_findings(tokenizer, files, "it is no longer the run's"), None)
+        if wrong is not None:
+            return wrong.message
+    return ""
 
 
 def prepare_shards(

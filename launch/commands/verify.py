@@ -9,12 +9,20 @@ from malmoi.checked_json import DamagedFileError, parse_checked_json
 from malmoi.checksums import FileRecord, file_errors
 from malmoi.configs.commands import VerifyOptions
 from malmoi.configs.parser import parse_settings
+from malmoi.data_prep.pipeline.build import tokenizer_damage
 from malmoi.data_prep.shards.inspect import tokenizer_near
 from malmoi.data_prep.shards.manifest import shard_folder
 from malmoi.data_prep.shards.verify import shard_errors
 from malmoi.errors import EXIT_DONE, UserError, require_argument
 from malmoi.train.finetune_result import finished_finetuning
-from malmoi.train.run_dir import CHECKPOINTS_FOLDER, CONFIG_FILE, MODEL_FOLDER, SHARDS_FOLDER, finished_result
+from malmoi.train.run_dir import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    MODEL_FOLDER,
+    SHARDS_FOLDER,
+    TOKENIZER_FOLDER,
+    finished_result,
+)
 
 CHECKPOINT_STATE = "state.json"
 MODEL_CONFIG = "config.json"
@@ -87,6 +95,8 @@ def run_errors(folder: Path) -> Iterator[str]:
         yield from file_errors(folder, recorded, "restore it from a copy, or train again in another --run")
     except DamagedFileError as error:
         yield str(error)
+    if wrong := tokenizer_damage(folder / TOKENIZER_FOLDER):
+        yield f"{wrong}; train again, which builds it anew"
     parts = [folder / MODEL_FOLDER]
     for group in (folder / SHARDS_FOLDER, folder / CHECKPOINTS_FOLDER):
         parts += sorted(group.glob("[!.]*")) if group.is_dir() else []

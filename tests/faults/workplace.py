@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import malmoi.train.pretrain_run  # noqa: F401 - imported here, so that forks need not
@@ -128,37 +129,8 @@ class Workplace:
         variables: Mapping[str, str] | None = None,
         before: Callable[[], object] | None = None,
     ) -> Running:
-        """Start a `malmoi` command in a fork of this process.
-
-        Args:
-            variables: environment variables besides those of `environment()`.
-            before: called in the new process before the command.
-        """
-        stdout, stderr = self.folder / "stdout.txt", self.folder / "stderr.txt"
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid:
-            return Running(pid, stdout, stderr)
-        code = 1
-        try:
-            os.setsid()
-            for descriptor, file in ((0, Path(os.devnull)), (1, stdout), (2, stderr)):
-                os.dup2(os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666), descriptor)
-            os.environ.clear()
-            os.environ.update({**environment(), **(variables or {})})
-            os.chdir(self.folder)
-            if before is not None:
-                before()
-            code = main(list(words))
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        """Start a `malmoi` command in a fork of this process; see `fork_call`."""
+        return fork_call(partial(main, list(words)), self.folder, variables, before)
 
     def spawn(
         self,
@@ -185,9 +157,63 @@ class Workplace:
                 stdout=out,
                 stderr=error,
                 start_new_session=True,
-                preexec_fn=before,
+                preexec_fn=partial(_in_new_process, before),
             )
         return Running(process.pid, stdout, stderr)
+
+
+def fork_call(
+    call: Callable[[], int],
+    folder: Path,
+    variables: Mapping[str, str] | None = None,
+    before: Callable[[], object] | None = None,
+) -> Running:
+    """Start a process of its own that is a fork of this one, in `folder`, and ends with what `call` returns.
+
+    Args:
+        variables: environment variables besides those of `environment()`.
+        before: called in the new process before `call`.
+    """
+    stdout, stderr = folder / "stdout.txt", folder / "stderr.txt"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return Running(pid, stdout, stderr)
+    code = 1
+    try:
+        os.setsid()
+        default_signals()
+        for descriptor, file in ((0, Path(os.devnull)), (1, stdout), (2, stderr)):
+            os.dup2(os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666), descriptor)
+        os.environ.clear()
+        os.environ.update({**environment(), **(variables or {})})
+        os.chdir(folder)
+        if before is not None:
+            before()
+        code = call()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def default_signals() -> None:
+    """Undo what a shell that starts this in the background, or `nohup`, has the processes ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _in_new_process(before: Callable[[], object] | None) -> None:
+    default_signals()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if before is not None:
+        before()
 
 
 def make_reference(folder: Path) -> Path:

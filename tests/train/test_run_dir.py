@@ -191,7 +191,7 @@ def test_a_tokenizer_of_other_settings_is_replaced_until_a_checkpoint_depends_on
     assert pretrain(with_settings(longer, checkpoint__allow_data_change=True)) == 0
     assert tokenizer_of(wanted) == kept
     shutil.rmtree(Path(wanted.run) / "tokenizer")
-    with pytest.raises(UserError, match="tokenizer: gone, and one trained on changed data would not fit"):
+    with pytest.raises(UserError, match="tokenizer: gone or damaged, and one trained on changed data would not fit"):
         pretrain(with_settings(longer, train__max_steps=3, checkpoint__allow_data_change=True))
 
 
@@ -208,3 +208,24 @@ def test_a_tokenizer_that_records_no_corpus_is_kept_by_a_run_that_depends_on_it(
     marker.unlink()
     assert pretrain(with_settings(own_tokenizer, train__max_steps=2)) == 0
     assert len(metrics(Path(own_tokenizer.run))) > 2
+
+
+@pytest.mark.parametrize("has_checkpoint", [False, True], ids=["before the first checkpoint", "resumed"])
+def test_a_damaged_tokenizer_is_built_anew_whichever_of_its_files_it_is(
+    has_checkpoint: bool, own_tokenizer: RunSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if has_checkpoint:
+        assert pretrain(own_tokenizer) == 0
+    else:
+        prepare_run(own_tokenizer)
+    folder = Path(own_tokenizer.run) / "tokenizer"
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert len(whole) >= 3
+    for name, content in whole.items():
+        damaged = bytearray(content)
+        damaged[len(damaged) // 2] ^= 4
+        (folder / name).write_bytes(damaged)
+        caplog.clear()
+        prepare_run(own_tokenizer)
+        assert str(folder / name) in caplog.text and "building it again" in caplog.text
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
