@@ -15,6 +15,10 @@ from malmoi.data_prep.readers.spec import RECORD_FACTOR, LineChunk, LineFormat, 
 READ_CHARACTERS = 1_000_000
 LONGEST_PART = 12
 """Characters of the longest JSON token or escape that may be cut in two: a pair of surrogates."""
+MAX_DEPTH = 10_000
+"""Objects and arrays in one another, in a line."""
+BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+"""A bracket, or a string, whose brackets are text."""
 BLANKS = re.compile(r"[ \t\r\n]*")
 DECODER = json.JSONDecoder()
 
@@ -49,25 +53,50 @@ def _document_of_line(
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text, however deep it is nested.
+    """Return the value of a JSON text.
 
     Raises:
-        BrokenRecord: it is no JSON.
+        BrokenRecord: it is no JSON, or nested more than `MAX_DEPTH` deep.
     """
+    _require_shallow(text)
     try:
         return json.loads(text)
-    except RecursionError:
-        # The parser of the standard library recurses. This one does not, and is a hundred times slower.
-        import io
-
-        import ijson.backends.python as iterative_json
-
-        try:
-            return next(iter(iterative_json.items(io.BytesIO(text.encode(errors="surrogatepass")), "")))
-        except (iterative_json.common.JSONError, ValueError, StopIteration) as error:
-            raise BrokenRecord("json", f"broken JSON ({error}); fix or delete the line") from error
     except ValueError as error:
         raise BrokenRecord("json", f"broken JSON ({error}); fix or delete the line") from error
+    except RecursionError:
+        # How deep it can recurse depends on Python's version and on who calls: the records that are read must not.
+        return _parse_iteratively(text)
+
+
+def _parse_iteratively(text: str) -> Any:
+    """Do as `json.loads`, a hundred times slower and without recursion."""
+    import io
+
+    import ijson.backends.python as iterative_json
+    from ijson.common import ObjectBuilder
+
+    builder = ObjectBuilder()
+    try:
+        for event, value in iterative_json.basic_parse(io.BytesIO(text.encode(errors="surrogatepass"))):
+            builder.event(event, value)
+    except (iterative_json.common.JSONError, ValueError) as error:
+        raise BrokenRecord("json", f"broken JSON ({error}); fix or delete the line") from error
+    return builder.value
+
+
+def _require_shallow(text: str) -> None:
+    """Check, in time linear in the text, that a JSON value is not nested too deep.
+
+    Raises:
+        BrokenRecord: it is nested more than `MAX_DEPTH` deep.
+    """
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for token in BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth > MAX_DEPTH:
+            raise BrokenRecord("json", f"nested more than {MAX_DEPTH} deep; flatten or delete the record")
 
 
 def _texts_of_values(file: SourceFile, settings: TextSettings) -> Iterator[str | RecordError]:

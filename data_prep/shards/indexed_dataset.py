@@ -47,6 +47,36 @@ def write_index(file: BinaryIO, lengths: NDArray[np.int32], dtype: np.dtype[np.g
 
 
 @dataclass(frozen=True)
+class MappedFile:
+    """A file that is mapped, as it was when it was opened."""
+
+    path: Path
+    bytes: int
+    inode: int
+
+    def require_complete(self) -> None:
+        """Check that the file did not become shorter: who reads a map beyond its file's end is killed (SIGBUS).
+
+        Raises:
+            UserError: it did.
+        """
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return  # Deleted, as before a build in its place: what is mapped stays.
+        if status.st_ino == self.inode and status.st_size < self.bytes:
+            raise UserError(
+                f"{self.path}: cut to {status.st_size} bytes of {self.bytes} while it was read; prepare again"
+            )
+
+
+def mapped_file(path: Path) -> MappedFile:
+    """Return a file as it is now."""
+    status = path.stat()
+    return MappedFile(path, status.st_size, status.st_ino)
+
+
+@dataclass(frozen=True)
 class Shard:
     """One open shard; arrays are memory maps."""
 
@@ -57,6 +87,17 @@ class Shard:
     """Tokens of each document."""
     offsets: NDArray[np.int64]
     """Byte at which each document starts in `.bin`."""
+    files: tuple[MappedFile, ...]
+    """What the arrays are maps of."""
+
+    def require_complete(self) -> None:
+        """Check that the arrays can be read still, in microseconds: for whoever reads them for hours.
+
+        Raises:
+            UserError: a file was cut.
+        """
+        for file in self.files:
+            file.require_complete()
 
     def document(self, number: int) -> NDArray[np.generic]:
         """Return the token ids of document `number`, counted from 0; 1-D, of the shard's dtype."""
@@ -74,6 +115,7 @@ def open_shard(stem: Path) -> Shard:
     for file in (index_file, bin_file):
         if not file.is_file():
             raise UserError(f"{file}: missing; prepare the shards again")
+    files = (mapped_file(index_file), mapped_file(bin_file))
     index = np.memmap(index_file, dtype=np.uint8, mode="r")
     if len(index) < HEADER.size:
         raise UserError(f"{index_file}: {len(index)} bytes are no index; prepare the shards again")
@@ -86,8 +128,8 @@ def open_shard(stem: Path) -> Shard:
     lengths = np.ndarray(count, dtype="<i4", buffer=index, offset=HEADER.size)
     offsets = np.ndarray(count, dtype="<i8", buffer=index, offset=HEADER.size + 4 * count)
     expected = int(offsets[-1]) + int(lengths[-1]) * dtype.itemsize if count else 0
-    size = bin_file.stat().st_size
+    size = files[1].bytes
     if size != expected:
         raise UserError(f"{bin_file}: {size} bytes, but its index says {expected}; prepare the shards again")
     tokens = np.memmap(bin_file, dtype=dtype, mode="r") if size else np.zeros(0, dtype=dtype)
-    return Shard(stem, tokens, lengths, offsets)
+    return Shard(stem, tokens, lengths, offsets, files)

@@ -1,6 +1,7 @@
 """What a shard folder holds: counts, settings, and the size and checksum of every file. Written last."""
 
 import json
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -103,6 +104,10 @@ def _as_split(record: dict[str, object]) -> Split:
     return Split(tuple(stems), SplitCounts(**counts))
 
 
+class NoShardFolder(UserError):
+    """There is no shard folder where one is named."""
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Return what `folder/manifest.json` says.
 
@@ -110,7 +115,7 @@ def read_manifest(folder: Path) -> Manifest:
         UserError: it is missing, changed, broken, or of another format version.
     """
     file = folder / MANIFEST_FILE
-    if not file.is_file():
+    if not _is_there(file):
         raise UserError(f"{file}: missing, so this is no finished shard folder; build one with `malmoi prepare`")
     try:
         record = json.loads(file.read_bytes())
@@ -134,17 +139,36 @@ def shard_folder(path: Path) -> Path:
     """Return `path` itself where it holds a manifest, else the one folder in it that does.
 
     Raises:
-        UserError: there is none, or more than one.
+        NoShardFolder: there is none.
+        UserError: there is more than one, or a folder cannot be read.
     """
-    if (path / MANIFEST_FILE).is_file():
-        return path
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder")
-    found = sorted(file.parent for file in path.glob(f"*/{MANIFEST_FILE}") if not file.parent.name.startswith("."))
-    if len(found) != 1:
-        what = "no shard folder" if not found else f"{len(found)} shard folders ({', '.join(f.name for f in found)})"
-        raise UserError(f"{path}: {what} here; name the folder that holds {MANIFEST_FILE}")
+    try:
+        if _is_there(path / MANIFEST_FILE):
+            return path
+        folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+        found = sorted(folder for folder in folders if _is_there(folder / MANIFEST_FILE))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NoShardFolder(f"{path}: no such folder; name a shard folder, as `malmoi prepare` prints it") from error
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path}: cannot be read ({error.strerror}); change its permissions"
+        ) from error
+    if not found:
+        raise NoShardFolder(f"{path}: no shard folder here; name the folder that holds {MANIFEST_FILE}")
+    if len(found) > 1:
+        names = ", ".join(folder.name for folder in found)
+        raise UserError(
+            f"{path}: {len(found)} shard folders ({names}) here; name the folder that holds {MANIFEST_FILE}"
+        )
     return found[0]
+
+
+def _is_there(file: Path) -> bool:
+    """Return whether there is a file, where that can be seen; `Path.is_file` of Python 3.14 takes an error for no."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def check_skipped(manifest: Manifest, settings: TextSettings) -> None:

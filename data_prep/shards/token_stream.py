@@ -27,12 +27,14 @@ class TokenStream:
 
         Raises:
             IndexError: the range leaves the stream.
+            UserError: a shard was cut since it was opened.
         """
         if start < 0 or start + len(out) > len(self):
             raise IndexError(f"tokens {start} to {start + len(out)} of a stream of {len(self)}")
         filled = 0
         number = int(np.searchsorted(self._starts, start, side="right")) - 1
         while filled < len(out):
+            self.shards[number].require_complete()
             offset = start + filled - int(self._starts[number])
             piece = self.shards[number].tokens[offset : offset + len(out) - filled]
             out[filled : filled + len(piece)] = piece

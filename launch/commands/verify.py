@@ -11,7 +11,7 @@ from malmoi.configs.commands import VerifyOptions
 from malmoi.configs.parser import parse_settings
 from malmoi.data_prep.pipeline.build import tokenizer_damage
 from malmoi.data_prep.shards.inspect import tokenizer_near
-from malmoi.data_prep.shards.manifest import shard_folder
+from malmoi.data_prep.shards.manifest import NoShardFolder, shard_folder
 from malmoi.data_prep.shards.verify import shard_errors
 from malmoi.errors import EXIT_DONE, UserError, require_argument
 from malmoi.train.finetune_result import finished_finetuning
@@ -65,7 +65,7 @@ def folder_errors(folder: Path, tokenizer: Path | None = None) -> tuple[str, lis
         return "model", _model_errors(folder)
     try:
         shards = shard_folder(folder)
-    except UserError as error:
+    except NoShardFolder as error:
         raise UserError(
             f"{folder}: no run ({CONFIG_FILE}), shard folder (manifest.json), checkpoint ({CHECKPOINT_STATE}) or model "
             f"({MODEL_CONFIG}); name one of these"

@@ -21,7 +21,7 @@ def stream_of(shards: list[list[int]], seed: int = 0) -> tuple[TokenStream, NDAr
         tokens = np.random.default_rng(seed + number).integers(4, VOCABULARY, sum(lengths)).astype("<u2")
         ends = np.cumsum(lengths)
         begins = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-        made.append(Shard(Path(f"{number}"), tokens, np.array(lengths, dtype=np.int32), begins * 2))
+        made.append(Shard(Path(f"{number}"), tokens, np.array(lengths, dtype=np.int32), begins * 2, ()))
         starts.append(begins + before)
         before += sum(lengths)
     return TokenStream(made), np.concatenate(starts)

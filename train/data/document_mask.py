@@ -120,6 +120,7 @@ class DocumentStarts:
         number = int(np.searchsorted(self._first_tokens, first, side="right")) - 1
         while number < len(self._shards) and self._first_tokens[number] < stop:
             shard, before = self._shards[number], int(self._first_tokens[number])
+            shard.require_complete()
             size = shard.tokens.itemsize
             low, high = (bisect_left(shard.offsets, (token - before) * size) for token in (first, stop))
             slices.append((number, low, high))

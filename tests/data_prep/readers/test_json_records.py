@@ -1,5 +1,6 @@
 """JSON values are read a piece at a time, and one that is broken costs no more than it must."""
 
+import gzip
 import io
 import json
 import re
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from malmoi.data_prep.readers import json_records
 from malmoi.data_prep.readers.errors import BrokenRecord, RecordError
-from malmoi.data_prep.readers.json_records import JsonText
+from malmoi.data_prep.readers.json_records import MAX_DEPTH, JsonText, parse_json
 from malmoi.errors import UserError
 from tests.data_prep.reading import SKIP, read
 
@@ -155,3 +156,43 @@ def test_behind_broken_json_nothing_is_guessed_and_what_is_lost_is_counted_and_s
         UserError, match=rf"{broken} of {records} records are broken .*, more than corpus\.max_error_rate"
     ):
         read(file, on_error="skip", max_error_rate=0.1)
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json"])
+def test_a_record_nested_too_deep_is_broken_as_others_are(tmp_path: Path, suffix: str) -> None:
+    before, deep, after = ({"text": text} for text in ("앞", "깊은", "뒤"))
+    record = json.dumps(deep)[:-1] + f', "more": {nested(200_000)}}}'
+    content = "\n".join((json.dumps(before), record, json.dumps(after))) + "\n"
+    file = tmp_path / f"deep{suffix}"
+    file.write_bytes(gzip.compress(content.encode()) if suffix.endswith(".gz") else content.encode())
+    what = "nested more than 10000 deep; flatten or delete" if suffix != ".json" else "broken JSON"
+    with pytest.raises(UserError, match=rf"deep{suffix}:2: {what}"):
+        read(file)
+    assert read(file, **SKIP) == (["앞", "뒤"] if suffix != ".json" else ["앞"])
+
+
+@pytest.mark.parametrize("inner", ['"[[["', '"\\"{{"', '"\\\\"', "1", "", '"{', '"\\'])
+@pytest.mark.parametrize("depth", [1, MAX_DEPTH, MAX_DEPTH + 1])
+def test_depth_is_counted_outside_of_strings(inner: str, depth: int) -> None:
+    text = "[" * depth + inner + "]" * depth
+    if depth > MAX_DEPTH or inner in ('"{', '"\\'):
+        with pytest.raises(BrokenRecord, match="broken JSON" if depth <= MAX_DEPTH else "nested more than"):
+            parse_json(text)
+        return
+    value = parse_json(text)
+    for _ in range(depth - 1):
+        (value,) = value
+    assert value == json.loads(f"[{inner}]")
+
+
+def test_many_brackets_side_by_side_are_not_deep(tmp_path: Path) -> None:
+    record = {"text": "글 [[[{{{" * 1000, "more": [[{}]] * MAX_DEPTH}
+    file = tmp_path / "wide.jsonl"
+    file.write_text(json.dumps(record) + "\n" + json.dumps(record) + "\n", encoding="utf-8")
+    assert read(file) == [record["text"]] * 2
+    file.rename(tmp_path / "wide.json")
+    assert read(tmp_path / "wide.json") == [record["text"]] * 2

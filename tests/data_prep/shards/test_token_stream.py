@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 
 from malmoi.checksums import FileRecord
+from malmoi.configs.corpus import CorpusSettings
+from malmoi.configs.data import DataSettings
+from malmoi.data_prep.pipeline.build import prepare_shards
 from malmoi.data_prep.shards.indexed_dataset import write_index
 from malmoi.data_prep.shards.manifest import FORMAT_VERSION, Manifest, Split, SplitCounts, write_manifest
+from malmoi.data_prep.shards.token_stream import open_split
+from malmoi.errors import UserError
+from tests.permissions import permissions_of_others
 
 SPARSE = """
 import sys
@@ -52,3 +58,59 @@ def test_a_trillion_tokens_open_without_being_read(tmp_path: Path) -> None:
     assert length == 10**12
     assert read < 10_000_000
     assert kilobytes < 400_000
+
+
+CUT = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from malmoi.data_prep.shards.token_stream import open_split
+from malmoi.errors import UserError
+from malmoi.train.data.document_mask import DocumentStarts
+folder, name = Path(sys.argv[1]), sys.argv[2]
+stream = open_split(folder, "train")
+documents = DocumentStarts(stream, "two")
+block = np.zeros(1000, dtype=np.int64)
+def read():
+    stream.read_into(len(stream) - len(block), block)
+    documents.masked_targets(len(stream) - len(block), len(block) - 1)
+read()
+# Put in another's place, as by a build: what is open stays.
+for file in sorted(folder.glob("train-*")):
+    file.with_suffix(".new").write_bytes(file.read_bytes())
+    file.with_suffix(".new").rename(file)
+    read()
+stream = open_split(folder, "train")
+documents = DocumentStarts(stream, "two")
+os.truncate(folder / name, 100)
+try:
+    read()
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("name", ["train-00000.bin", "train-00000.idx"])
+def test_a_shard_cut_under_its_reader_is_an_error_and_no_end_by_a_signal(
+    reviews: Path, tokenizer_folder: Path, tmp_path: Path, name: str
+) -> None:
+    corpus = CorpusSettings(input=(str(reviews),))
+    folder = prepare_shards(corpus, DataSettings(workers=1), tokenizer_folder, tmp_path)
+    done = subprocess.run([sys.executable, "-c", CUT, str(folder), name], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done
+    assert f"{name}: cut to 100 bytes of " in done.stderr
+    assert done.stderr.endswith("while it was read; prepare again\n") and done.stderr.count("\n") == 1
+
+
+def test_a_folder_without_shards_or_without_permission_is_named_with_its_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none: no such folder; name a shard folder, as `malmoi prepare` prints it"):
+        open_split(tmp_path / "none", "train")
+    with pytest.raises(UserError, match="no shard folder here; name the folder that holds manifest"):
+        open_split(tmp_path, "train")
+    shards = tmp_path / "shards"
+    (shards / "one").mkdir(parents=True)
+    for place, mode in ((shards, 0o000), (shards / "one", 0o000), (shards, 0o111)):
+        place.chmod(mode)
+        with permissions_of_others(), pytest.raises(UserError, match=r"shards.*: cannot be read \(Permission denied\)"):
+            open_split(shards, "train")
+        place.chmod(0o755)
