@@ -1,6 +1,7 @@
 """Put a model, a task and the ranks together into a trainer: what pre-training, fine-tuning and dry runs share."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from malmoi.configs.train import BackendName
 from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS, BackendInputs
 from malmoi.train.backends.start import require_optimizer_fits
+from malmoi.train.checkpoint.resume import no_data_changes
 from malmoi.train.distributed.dist_env import DistEnv
 from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
 from malmoi.train.metrics.progress_bar import ProgressBar
@@ -45,6 +47,7 @@ class Trainee:
     document_mask: bool = False
     """Whether attention gets a mask."""
     sampler: EvalSampler | None = None
+    data_changes: Callable[[str], str] = no_data_changes
 
 
 def build_trainer(
@@ -81,6 +84,7 @@ def build_trainer(
         config=flat_config(settings_as_json(settings)),
         task=trainee.task,
         data_fingerprint=trainee.data_fingerprint,
+        data_changes=trainee.data_changes,
         max_steps=trainee.max_steps,
         micro_batch_size=micro_batch_size,
         accumulation=accumulation,

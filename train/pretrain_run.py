@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
 from malmoi.train.builder import Trainee, build_trainer, run_trainer
-from malmoi.train.data.dataset import data_fingerprint, open_dataset
+from malmoi.train.data.dataset import data_changes, data_fingerprint, open_dataset
 from malmoi.train.data.document_mask import DocumentTokens, check_document_tokens
 from malmoi.train.data.sample_order import planned_steps
 from malmoi.train.distributed.dist_env import DistEnv
@@ -116,6 +117,7 @@ def build_pretraining(settings: RunSettings, prepared: PreparedRun) -> Pretraini
         vocab_size=vocab_size,
         task=task,
         data_fingerprint=data_fingerprint(prepared.sources),
+        data_changes=partial(data_changes, prepared.sources),
         max_steps=max_steps,
         document_mask=settings.data.document_mask,
         sampler=sampler,

@@ -1,13 +1,13 @@
 """What the trainer is given, and what it gives back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from malmoi.configs.optim import OptimSettings, ScheduleSettings
 from malmoi.configs.outputs import CheckpointSettings, EvalSettings, LogSettings
 from malmoi.configs.train import RollbackSettings, TrainSettings
-from malmoi.train.checkpoint.resume import ResumeConditions
+from malmoi.train.checkpoint.resume import ResumeConditions, no_data_changes
 from malmoi.train.checkpoint.train_state import TrainState
 from malmoi.train.run_dir import HYPERPARAMETERS, SettingChange
 from malmoi.train.tasks import EvalResult, Task
@@ -47,6 +47,8 @@ class TrainPlan:
     """Draws a sample at each evaluation; None: there are no such samples."""
     changes: tuple[SettingChange, ...] = ()
     """Of the settings since the run was last started."""
+    data_changes: Callable[[str], str] = no_data_changes
+    """Returns how the data differ from those of a fingerprint, in words; empty where that is not known."""
 
     def resume_conditions(self) -> ResumeConditions:
         """Return what a checkpoint must fit."""
@@ -54,6 +56,7 @@ class TrainPlan:
             max_steps=self.max_steps,
             data_fingerprint=self.data_fingerprint,
             allow_data_change=self.checkpoint.allow_data_change,
+            data_changes=self.data_changes,
             hyperparameter_changes=[change.text for change in self.changes if change.name in HYPERPARAMETERS],
         )
 

@@ -91,12 +91,16 @@ class Trainer:
         check_resumable(checkpoint, place, self.plan.resume_conditions())
         self._restore(checkpoint)
         self.spikes.load_state(checkpoint.state.loss_spike)
+        before = checkpoint.state.data_fingerprint
         self.state = replace(self.state, data_fingerprint=self.plan.data_fingerprint)
         # Rank 0 may cut the file back at this moment: what is later than the checkpoint counts for nobody.
         seen = read_metrics(self.plan.run).evaluations
         self.evaluations = [(record.step, record.loss) for record in seen if record.step <= self.state.step]
         self._forget_after(self.state.step)
-        changes = "".join(f"; {change.text}" for change in self.plan.changes)
+        texts = [change.text for change in self.plan.changes]
+        if before != self.plan.data_fingerprint:
+            texts.append(f"other data ({self.plan.data_changes(before) or f'{before[:12]} before'})")
+        changes = "".join(f"; {text}" for text in texts)
         self._record_event("resume", f"resuming from step {self.state.step} ({place}){changes}")
 
     def run(self, stop: StopRequest) -> TrainOutcome:

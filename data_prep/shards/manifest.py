@@ -104,6 +104,24 @@ def _as_split(record: dict[str, object]) -> Split:
     return Split(tuple(stems), SplitCounts(**counts))
 
 
+def manifest_changes(before: Manifest, now: Manifest) -> tuple[str, ...]:
+    """Return what differs in what two shard folders were made of: files, settings and tokenizer, in words."""
+    old, new = ({source.name: source for source in manifest.sources} for manifest in (before, now))
+    changes = [
+        *(f"{name} changed" for name in new if name in old and new[name] != old[name]),
+        *(f"{name} added" for name in new if name not in old),
+        *(f"{name} removed" for name in old if name not in new),
+        *(
+            f"{name} was {before.settings.get(name)} and is now {now.settings.get(name)}"
+            for name in sorted({*before.settings, *now.settings})
+            if before.settings.get(name) != now.settings.get(name)
+        ),
+    ]
+    if before.tokenizer != now.tokenizer:
+        changes.append("another tokenizer")
+    return tuple(changes) or ("the order of the files changed",)
+
+
 class NoShardFolder(UserError):
     """There is no shard folder where one is named."""
 

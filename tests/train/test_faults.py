@@ -319,9 +319,13 @@ def test_a_run_resumes_with_changed_data_where_that_is_allowed(
     refused = run_malmoi("train", *flags)
     assert refused.returncode == 2
     assert "--checkpoint.allow_data_change true" in refused.stderr
+    assert f"(corpus: {other} added, " in refused.stderr and " removed)" in refused.stderr
     done = run_malmoi("train", *flags, "--checkpoint.allow_data_change=true")
     assert done.returncode == 0, done.stderr
     assert "resuming from step 15" in done.stderr.replace("\n", "")
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    (resumed,) = (record["text"] for record in records if record.get("event") == "resume")
+    assert f"; other data (corpus: {other} added, " in resumed
 
 
 def test_the_largest_micro_batch_that_fits_is_found_and_the_run_is_the_same(

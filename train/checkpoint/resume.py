@@ -21,8 +21,15 @@ class ResumeConditions:
     max_steps: int
     data_fingerprint: str
     allow_data_change: bool
+    data_changes: Callable[[str], str]
+    """Returns how the data differ from those of a fingerprint, in words; empty where that is not known."""
     hyperparameter_changes: Sequence[str]
     """Settings that decide the weights and were changed since the run was last started, in words."""
+
+
+def no_data_changes(before: str) -> str:
+    """Return how data differ from those of a fingerprint where nothing tells: nothing."""
+    return ""
 
 
 def select_checkpoint(
@@ -74,7 +81,9 @@ def check_resumable(checkpoint: Checkpoint, place: str, conditions: ResumeCondit
         )
     before, now = checkpoint.state.data_fingerprint, conditions.data_fingerprint
     if before != now and not conditions.allow_data_change:
+        changes_of_data = conditions.data_changes(before)
         raise UserError(
-            f"{place}: trained on shards {before[:12]}, the corpus and settings now give {now[:12]}; restore them, "
+            f"{place}: trained on shards {before[:12]}, the corpus and settings now give {now[:12]}"
+            f"{f' ({changes_of_data})' if changes_of_data else ''}; restore them, "
             "choose another --run, or resume anyway with --checkpoint.allow_data_change true"
         )

@@ -3,15 +3,18 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from malmoi.data_prep.pipeline.mixture import Mixture, SourceShards
-from malmoi.data_prep.shards.manifest import SplitCounts, read_manifest
+from malmoi.data_prep.shards.manifest import SplitCounts, manifest_changes, read_manifest
 from malmoi.data_prep.shards.token_stream import TokenStream, open_split
 from malmoi.errors import UserError
 from malmoi.train.data.document_mask import Batch, DocumentStarts, DocumentTokens
 from malmoi.train.data.sample_order import SampleOrder
+
+SHOWN_CHANGES = 3
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,36 @@ def open_validation(sources: Sequence[SourceShards]) -> ValidationSplit | None:
 
 def data_fingerprint(sources: Sequence[SourceShards]) -> str:
     """What the order of samples depends on besides seed and settings: the shards, and of several their weights."""
-    fingerprints = [read_manifest(source.folder).fingerprint for source in sources]
+    return _fingerprint([read_manifest(source.folder).fingerprint for source in sources], sources)
+
+
+def _fingerprint(shards: Sequence[str], sources: Sequence[SourceShards]) -> str:
+    """Return the fingerprint of `sources` whose shards have the fingerprints `shards`."""
     if len(sources) == 1:
-        return fingerprints[0]
-    parts = [(name, source.weight) for name, source in zip(fingerprints, sources, strict=True)]
+        return shards[0]
+    parts = [(name, source.weight) for name, source in zip(shards, sources, strict=True)]
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def data_changes(sources: Sequence[SourceShards], before: str) -> str:
+    """Return how the data differ from those whose `data_fingerprint` was `before`, in words.
+
+    Empty where they do not differ, or where that is not known: the shards before are gone, or several sources changed.
+    """
+    shards = [source.folder.name for source in sources]
+    if _fingerprint(shards, sources) == before:
+        return ""
+    for number, source in enumerate(sources):
+        for folder in sorted(source.folder.parent.iterdir()):
+            if _fingerprint([*shards[:number], folder.name, *shards[number + 1 :]], sources) == before:
+                return _changes_from(folder, source)
+    return ""
+
+
+def _changes_from(folder: Path, source: SourceShards) -> str:
+    try:
+        changes = manifest_changes(read_manifest(folder), read_manifest(source.folder))
+    except UserError:
+        return ""  # Damaged: what it was made of is not known.
+    more = f" and {len(changes) - SHOWN_CHANGES} more" if len(changes) > SHOWN_CHANGES else ""
+    return f"{source.name}: {', '.join(changes[:SHOWN_CHANGES])}{more}"

@@ -12,7 +12,7 @@ from malmoi.configs.run import RunSettings
 from malmoi.data_prep.pipeline.mixture import SourceShards, prepare_sources
 from malmoi.data_prep.shards.token_stream import open_split
 from malmoi.errors import UserError
-from malmoi.train.data.dataset import data_fingerprint, open_dataset, open_validation
+from malmoi.train.data.dataset import data_changes, data_fingerprint, open_dataset, open_validation
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +82,30 @@ def test_other_weights_are_other_data(sources: tuple[SourceShards, ...]) -> None
 def test_a_source_shorter_than_a_block_is_named(sources: tuple[SourceShards, ...]) -> None:
     with pytest.raises(UserError, match=r"the small is shorter than one block: \d+ training tokens"):
         open_dataset(sources, 20_000, seed=1)
+
+
+def test_files_that_changed_are_named(tiny_settings: RunSettings, korean_texts: list[str], tmp_path: Path) -> None:
+    assert tiny_settings.tokenizer.path is not None
+    files = [tmp_path / f"{name}.txt" for name in "abc"]
+    for number, file in enumerate(files):
+        file.write_text("\n".join(korean_texts[number * 5 : number * 5 + 5]), encoding="utf-8")
+
+    def prepared(*sources: SourceSettings, **data: object) -> tuple[SourceShards, ...]:
+        settings = replace(tiny_settings.data, **data)  # type: ignore[arg-type]  # any field
+        corpus = CorpusSettings(sources=sources) if len(sources) > 1 else CorpusSettings(input=sources[0].input)
+        return prepare_sources(corpus, settings, Path(str(tiny_settings.tokenizer.path)), tmp_path / "shards")
+
+    one = SourceSettings("one", (str(tmp_path / "[ab].txt"),))
+    before = prepared(one)
+    assert data_changes(before, data_fingerprint(before)) == ""
+    files[1].write_text("다른 글\n" * 20, encoding="utf-8")
+    assert data_changes(prepared(one), data_fingerprint(before)) == f"corpus: {files[1]} changed"
+    more = prepared(replace(one, input=(str(tmp_path / "[bc].txt"),)), shard_tokens=10_000)
+    assert data_changes(more, data_fingerprint(before)) == (
+        f"corpus: {files[1]} changed, {files[2]} added, {files[0]} removed and 1 more"
+    )
+    two = SourceSettings("two", (str(files[2]),))
+    mixed = prepared(one, two)
+    files[2].write_text("또 다른 글\n" * 20, encoding="utf-8")
+    assert data_changes(prepared(one, two), data_fingerprint(mixed)) == f"two: {files[2]} changed"
+    assert data_changes(mixed, "0" * 32) == ""
