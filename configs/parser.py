@@ -156,14 +156,25 @@ def _parse_error(said: str, types: Mapping[str, Any], origins: _Origins) -> str:
         return said
     hint = types[name]
     setting = name
+    # Of a list, such as that of sources.
+    entry = next((kind for kind in get_args(hint) if is_dataclass(kind)), None)
+    if entry is not None and (wrong := _entry_error(said, list(setting_types(cast("type", entry))))) is not None:
+        return f"{origins.prefix(name, None)}{name}: {wrong}"
     if keys[-1] != name:
-        # The field of an entry of a list, such as a source's weight.
-        entry = next((kind for kind in get_args(hint) if is_dataclass(kind)), None)
         if entry is None or keys[-1] not in setting_types(cast("type", entry)):
             return said
         name, hint = f"{name}: {keys[-1]}", setting_types(cast("type", entry))[keys[-1]]
     value = next((found[1] for pattern in VALUE_PATTERNS if (found := re.search(pattern, said))), None)
     return f"{origins.prefix(setting, value)}{name}{'' if value is None else f' {value}'}: give {describe_type(hint)}"
+
+
+def _entry_error(said: str, known: list[str]) -> str | None:
+    """Return what is wrong with the names in an entry of a list, in our words; None: they are right."""
+    unknown = re.search(r"Option '(\w+)' is not accepted", said)
+    if unknown is not None:
+        return f"unknown '{unknown[1]}' in an entry{nearest_name_hint(unknown[1], known)} Known: {', '.join(known)}"
+    missing = re.search(r"the following arguments are required: ([\w, ]+)", said)
+    return None if missing is None else f"an entry lacks {missing[1].strip()}; give it"
 
 
 def load_config(

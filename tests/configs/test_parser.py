@@ -1,4 +1,6 @@
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,36 @@ def test_a_file_without_settings_is_named(tmp_path: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"^\S+empty\.yaml:1: no settings; write"):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            {"name": "a", "input": ["x"], "weigth": 2},
+            "unknown 'weigth' in an entry; did you mean 'weight'? Known: name, ",
+        ),
+        (
+            {"name": "a", "inputs": ["x"]},
+            "unknown 'inputs' in an entry; did you mean 'input'? Known: name, input, weight",
+        ),
+        ({"name": "a", "q": 1, "input": ["x"]}, "unknown 'q' in an entry. Known: name, input, weight"),
+        ({"name": "a"}, "an entry lacks input; give it"),
+        ({"name": "a", "input": ["x"], "weight": "q"}, "weight q: give a finite number of 0 or more"),
+    ],
+)
+def test_a_wrong_key_of_a_source_is_named_wherever_it_is_given(
+    entry: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    sources = [{"name": "first", "input": ["y"]}, entry]
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps({"corpus": {"sources": sources}}), encoding="utf-8")
+    given: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("", lambda: load_config(None, corpus={"sources": sources})),
+        (f"{file}:1: ", lambda: load_config(file)),
+        ("", lambda: parse_settings(RunSettings, ["--corpus.sources", json.dumps(sources)], "p", "")),
+    )
+    for place, load in given:
+        with pytest.raises(UserError) as error:
+            load()
+        assert str(error.value).startswith(f"{place}corpus.sources: {message}")
