@@ -37,7 +37,7 @@ class TokenizerOptions(CorpusSettings, VocabularySettings, PluginOptions):
     """Train a tokenizer on text."""
 
     out: str = ""
-    """Folder to write: tokenizer.json, vocab.json, merges.txt."""
+    """Folder to write: tokenizer.json, vocab.json, merges.txt. Required."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class PrepareOptions(CorpusSettings, ShardSettings, PluginOptions):
     """Turn text into token shards. With --config, the settings of a run are used instead."""
 
     tokenizer: str = ""
-    """Folder of a trained tokenizer."""
+    """Folder of a trained tokenizer. Required."""
     out: str = ""
-    """Folder in which the shard folder is built; a shard folder is named by the fingerprint of its inputs."""
+    """Folder in which the shard folder is built; a shard folder is named by the fingerprint of its inputs.
+    Required."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class GenerateOptions(SamplingSettings, PluginOptions):
     """Sample text from a model folder."""
 
     model: str = ""
-    """Model folder."""
+    """Model folder. Required."""
     prompts_file: str | None = None
     """File of prompts, one a line, in place of --prompt."""
     batch_size: PositiveInt = 1
@@ -97,9 +98,9 @@ class EvaluateOptions(TextSettings, PluginOptions):
     """Compute loss, perplexity and bits per byte of one or more models."""
 
     model: tuple[str, ...] = ()
-    """Model folders."""
+    """Model folders. Required."""
     data: str = ""
-    """A shard folder, of which the validation split is read, or a file or folder of text."""
+    """A shard folder, of which the validation split is read, or a file or folder of text. Required."""
     batch_size: PositiveInt = 8
     """Windows in a batch."""
     stride: PositiveInt | None = None
@@ -114,15 +115,16 @@ class FewshotOptions(PluginOptions):
     """Evaluate a model on tasks with none, one or several examples in the prompt."""
 
     model: str = ""
-    """Folder of any causal language model."""
+    """Folder of any causal language model. Required."""
     tasks: tuple[str, ...] = ()
-    """Names of tasks or groups, patterns such as 'arithmetic_*', `all`, or paths of task files (.yaml)."""
+    """Names of tasks or groups, patterns such as 'arithmetic_*', `all`, or paths of task files (.yaml).
+    Required."""
     shots: tuple[NonNegativeInt, ...] = (0, 1, 5)
     """Numbers of examples in the prompt."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the choice of examples; several give a mean and its standard error."""
     out: str = ""
-    """Folder that gets one JSON file a task."""
+    """Folder that gets one JSON file a task. Required."""
     limit: PositiveInt | None = None
     """Documents a task at most; null: all."""
     batch_size: PositiveInt = 8
@@ -136,7 +138,7 @@ class QualityOptions(SamplingSettings, TextSettings, PluginOptions):
     """Measure the diversity of a model's samples, and how much of them is copied from its training text."""
 
     model: str = ""
-    """Model folder; its tokenizer counts tokens."""
+    """Model folder; its tokenizer counts tokens. Required."""
     prompts_file: str | None = None
     """File of prompts, one a line, in place of --prompt."""
     texts: str | None = None
@@ -154,12 +156,12 @@ class JudgeMakeOptions(TextSettings, PluginOptions):
     """Make the texts of a blind test: continuations by people, by models, and deliberately bad ones as a control."""
 
     model: tuple[str, ...] = ()
-    """Folders of the models to test."""
+    """Folders of the models to test. Required."""
     data: str = ""
     """A shard folder, of which the validation split is read, or a file or folder of text that no model was trained
-    on."""
+    on. Required."""
     out: str = ""
-    """Folder that gets the test; must not hold one."""
+    """Folder that gets the test; must not hold one. Required."""
     texts: PositiveInt = 25
     """Texts by people, and as many by each model."""
     control_texts: NonNegativeInt = 10

@@ -33,6 +33,7 @@ def generate(
     batch_size: int = 1,
     stop: Sequence[str] = (),
     logprobs: bool = False,
+    never: Sequence[int] = (),
     **sampling: Any,
 ) -> list[PromptSamples]:
     """Sample texts that begin with each of `prompts`.
@@ -48,6 +49,7 @@ def generate(
         stop: strings that end a sample; they are cut off.
         logprobs: add the natural log-probability of each new token under the model itself, before temperature and
             top_k.
+        never: ids of tokens that are not sampled, besides those that the model's `generation_config.json` excludes.
         **sampling: settings by name, in place of those in `settings`: max_new_tokens, temperature, top_k, seed, ...
 
     Returns:
@@ -60,7 +62,7 @@ def generate(
     chosen = with_overrides(settings or SamplingSettings(), sampling)
     texts = [prompts] if isinstance(prompts, str) else prompts
     loaded = as_loaded(model)
-    return list(sample_prompts(loaded, texts, chosen, batch_size=batch_size, stop=stop, logprobs=logprobs))
+    return list(sample_prompts(loaded, texts, chosen, batch_size=batch_size, stop=stop, logprobs=logprobs, never=never))
 
 
 def sample_prompts(
@@ -71,6 +73,7 @@ def sample_prompts(
     batch_size: int = 1,
     stop: Sequence[str] = (),
     logprobs: bool = False,
+    never: Sequence[int] = (),
     console: Console | None = None,
 ) -> Iterator[PromptSamples]:
     """Yield the samples of each prompt as its batch is done; for the arguments see `generate`.
@@ -88,6 +91,8 @@ def sample_prompts(
         raise UserError("stop: an empty string ends every sample at once; give some text")
     if stop:
         arguments |= {"stop_strings": list(stop), "tokenizer": loaded.tokenizer}
+    if never:
+        arguments["suppress_tokens"] = [*(loaded.model.generation_config.suppress_tokens or ()), *never]
     copies = 1
     if settings.do_sample and settings.num_beams == 1 and loaded.model.device.type == "cpu" and samples_as_torch():
         copies = settings.num_return_sequences

@@ -12,11 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from malmoi.errors import UserError, first_line
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
-"""Lists the files of weights that are split over several."""
+from malmoi.inference.model_files import CONFIG_FILE, check_model_files
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,7 @@ def load_model(path: str | Path, device: str | torch.device | None = None) -> Lo
     """
     folder = Path(path)
     quiet_transformers()
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such model folder; train one with `malmoi train`, which exports it to RUN/model")
-    if not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"{folder}: no {CONFIG_FILE}, so no model folder; give the folder that `malmoi train` exported")
-    if not has_weights(folder):
-        raise UserError(f"{folder}: no weights ({WEIGHTS_FILE}); export the model again")
+    check_model_files(folder)
     _check_architecture(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -72,11 +63,6 @@ def as_loaded(model: LoadedModel | str | Path) -> LoadedModel:
         UserError: the path is no model folder.
     """
     return model if isinstance(model, LoadedModel) else load_model(model)
-
-
-def has_weights(folder: Path) -> bool:
-    """Return whether `folder` holds weights as safetensors, in one file or in several."""
-    return any((folder / name).is_file() for name in (WEIGHTS_FILE, WEIGHTS_INDEX_FILE))
 
 
 def _check_architecture(folder: Path) -> None:

@@ -1,7 +1,10 @@
 """From files to a tokenizer, and from files to a shard folder; each built once, whoever asks."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from malmoi.atomic_io import write_atomic
 from malmoi.checked_json import checked_json, parse_checked_json
@@ -23,7 +26,7 @@ from malmoi.data_prep.pipeline.heartbeat import Heartbeat
 from malmoi.data_prep.pipeline.nodes import may_build, this_node
 from malmoi.data_prep.pipeline.resume_state import has_commit
 from malmoi.data_prep.readers.source_file import SourceFile
-from malmoi.data_prep.readers.sources import corpus_files
+from malmoi.data_prep.readers.sources import corpus_files, names_for_message
 from malmoi.data_prep.shards.indexed_dataset import token_dtype
 from malmoi.data_prep.shards.manifest import (
     FORMAT_VERSION,
@@ -55,11 +58,16 @@ def build_tokenizer(corpus: CorpusSettings, settings: VocabularySettings, folder
     """
 
     def build(temporary: Path, _: Heartbeat) -> None:
-        documents = read_documents(corpus_files(corpus), corpus)
-        tokenizer = train_tokenizer((document.text for document in documents), settings, show_progress)
-        save_tokenizer(tokenizer, temporary)
+        save_tokenizer(_trained_tokenizer(corpus_files(corpus), corpus, settings, show_progress), temporary)
 
     return build_once(folder, TOKENIZER_FILE, build)
+
+
+def _trained_tokenizer(
+    files: Sequence[SourceFile], corpus: CorpusSettings, settings: VocabularySettings, show_progress: bool
+) -> Tokenizer:
+    texts = (document.text for document in read_documents(files, corpus))
+    return train_tokenizer(texts, settings, show_progress, names_for_message([file.name for file in files]))
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,7 @@ class TokenizerBuild:
         """
 
         def build(temporary: Path, _: Heartbeat) -> None:
-            documents = read_documents(self.files, self.corpus)
-            tokenizer = train_tokenizer((document.text for document in documents), self.settings, show_progress)
+            tokenizer = _trained_tokenizer(self.files, self.corpus, self.settings, show_progress)
             require_unchanged(self.files, self.stamps, self.sources)
             save_tokenizer(tokenizer, temporary)
             files = [asdict(file_record(file)) for file in sorted(temporary.iterdir()) if file.is_file()]

@@ -27,6 +27,7 @@ from malmoi.data_prep.readers import READERS
 from malmoi.data_prep.readers.chunks import ByteChunk, Chunk, Position, RecordChunk, chunks_of
 from malmoi.data_prep.readers.errors import counts_by_name, error_place
 from malmoi.data_prep.readers.source_file import SourceFile
+from malmoi.data_prep.readers.sources import names_for_message
 from malmoi.data_prep.shards.manifest import Manifest, check_skipped, write_manifest
 from malmoi.data_prep.shards.writer import SplitWriter
 from malmoi.disk_space import FULL, check_space, full_disk
@@ -229,13 +230,14 @@ class _Build:
         write_manifest(manifest, self._folder)
 
     def _no_document(self) -> UserError:
+        place = names_for_message([file.name for file in self._files])
         cleaned = {reason: self._cleaned[reason] for reason in DROPPED if self._cleaned[reason]}
         if cleaned:
-            return UserError(f"cleaning left no document ({counts_by_name(cleaned)}); change corpus.cleaning")
+            return UserError(f"{place}: cleaning left no document ({counts_by_name(cleaned)}); change corpus.cleaning")
         if self._skipped:
             causes = counts_by_name(self._skipped)
-            return UserError(f"the corpus holds no document but broken records ({causes}); fix it")
-        return UserError("the corpus holds no document: every file is empty or blank; name files that hold text")
+            return UserError(f"{place}: no document but broken records ({causes}); fix them")
+        return UserError(f"{place}: no document, all is empty or blank; name files that hold text")
 
     def abandon(self) -> None:
         """Close the files."""

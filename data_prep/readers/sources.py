@@ -24,7 +24,8 @@ OUTPUTS = (
     ("config.yaml", "environment.json"),
 )
 """Files that are together in a folder of shards, of a tokenizer or model, or of a run, and in no folder of text."""
-SHOWN_NAMES = 3
+NAMED_FILES = 3
+"""Files that a message about all of them names."""
 SIDECARS = ("*.lock", "*~", "*.tmp", "*.md5", "*.sha256", "*.crc", "Thumbs.db", "desktop.ini", "_SUCCESS")
 """Files that others keep beside theirs: locks, copies, checksums, marks."""
 
@@ -77,6 +78,12 @@ def corpus_files(settings: CorpusSettings) -> list[SourceFile]:
         for found in _remote_files(name) if "://" in name else _local_files(name):
             files[found] = source_file(found, settings.encoding)
     return list(files.values())
+
+
+def names_for_message(names: Sequence[str]) -> str:
+    """Return names of files in one line: the first few, and how many more there are."""
+    more = [f"{len(names) - NAMED_FILES:,} more"] if len(names) > NAMED_FILES else []
+    return ", ".join([*names[:NAMED_FILES], *more])
 
 
 def _local_files(name: str) -> list[str]:
@@ -159,7 +166,7 @@ def _is_match(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 def _some(names: Sequence[str]) -> str:
     """Return the first names and how many there are in all, for messages."""
-    return ", ".join(names[:SHOWN_NAMES]) + (f" and {len(names) - SHOWN_NAMES} more" if names[SHOWN_NAMES:] else "")
+    return ", ".join(names[:NAMED_FILES]) + (f" and {len(names) - NAMED_FILES} more" if names[NAMED_FILES:] else "")
 
 
 def _remote_files(url: str) -> list[str]:

@@ -94,17 +94,22 @@ def untrained_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def train_tokenizer(documents: Iterable[str], settings: VocabularySettings, show_progress: bool = False) -> Tokenizer:
+def train_tokenizer(
+    documents: Iterable[str], settings: VocabularySettings, show_progress: bool = False, place: str = "the corpus"
+) -> Tokenizer:
     """Train a tokenizer of exactly `settings.vocab_size` ids, or fewer where the text offers no more merges.
 
     The same documents and settings give the same tokenizer, to the byte of its file.
+
+    Args:
+        place: where the documents are from, for messages.
 
     Raises:
         UserError: there is no text, or the vocabulary cannot hold the alphabet.
     """
     texts = sample_by_hash(documents, settings.sample_bytes)
     if not any(texts):
-        raise UserError("the corpus holds no text to train a tokenizer on: give --input files that hold some")
+        raise UserError(f"{place}: no text to train a tokenizer on; give corpus.input files that hold some")
     alphabet = alphabet_of(texts, settings.min_character_count)
     fixed = len(SPECIAL_TOKENS) + len(BYTE_PIECES) + len(alphabet)
     if settings.vocab_size < fixed:

@@ -105,6 +105,13 @@ class TaskResult:
         return {**asdict(self), "versions": dict(self.versions), "means": curves}
 
 
+def score_text(value: float) -> str:
+    """Return a score for a table; a perplexity of a model that has diverged may be of any size."""
+    if abs(value) < 100:
+        return f"{value:.3f}"
+    return f"{value:,.1f}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
 def describe_fit(results: Sequence[TaskResult]) -> list[str]:
     """Return lines on what did not fit the model's context."""
     lines = []

@@ -28,6 +28,9 @@ SPARE_OPENINGS = 4
 TOKENS_PER_HUMAN_TOKEN = 1.5
 """Tokens sampled for each one of the person's continuation, since a model's may have fewer characters each."""
 
+REPLACEMENT = "\ufffd"
+"""What bytes that make no character are shown as."""
+
 log = logging.getLogger(__name__)
 
 
@@ -65,13 +68,17 @@ def make_test(options: JudgeMakeOptions, progress: Callable[[str], None]) -> Jud
     draw = random.Random(options.seed)
     items: list[Item] = []
     loaded: tuple[str, LoadedModel] | None = None
+    partial: tuple[int, ...] = ()
     readers: list[tuple[PreTrainedTokenizerBase, int]] = []
     for writer in writers:
         if loaded is None or loaded[0] != writer.model:
             progress(f"loading {writer.model}")
             loaded = writer.model, load_model(Path(writer.model))
+            partial = tokens_of_partial_characters(loaded[1].tokenizer)
             readers.append((loaded[1].tokenizer, loaded[1].context_length))
-        items += _continued_items(loaded[1], writer, left, options, draw, progress)
+        # Sampled as flatly as the control is, they would be in every text, and a model's own texts need them.
+        never = partial if writer.author == "control" else ()
+        items += _continued_items(loaded[1], writer, left, options, draw, never, progress)
     # As for the models, since a long opening would else reveal a person's text.
     fitting = (opening for opening in left if all(spare_tokens(opening, *reader) >= 0 for reader in readers))
     people = list(islice(fitting, options.texts))
@@ -121,7 +128,7 @@ def choose_openings(options: JudgeMakeOptions, most: int) -> list[Opening]:
     kept: list[Opening] = []
     for document in documents:
         opening = find_opening(document.text, document.place, options.opening, options.target_chars, options.min_chars)
-        if opening is None or opening.text in seen:
+        if opening is None or opening.text in seen or REPLACEMENT in opening.text + opening.continuation:
             continue
         seen.add(opening.text)
         # Reservoir sampling (Vitter's algorithm R): every opening has the same chance, whatever the corpus's size.
@@ -160,6 +167,7 @@ def _continued_items(
     openings: Iterator[Opening],
     options: JudgeMakeOptions,
     draw: random.Random,
+    never: Sequence[int],
     progress: Callable[[str], None],
 ) -> list[Item]:
     """Return the texts of one writer: continuations of the next openings that reach the person's length."""
@@ -168,7 +176,7 @@ def _continued_items(
     for opening in openings:
         progress(f"{writer.model}: text {len(items) + 1} of {writer.texts}")
         seed = draw.randrange(2**31)
-        continuation = _continuation(loaded, writer, opening, options.candidates, seed)
+        continuation = _continuation(loaded, writer, opening, options.candidates, seed, never)
         if continuation is None:
             num_skipped += 1
             continue
@@ -189,7 +197,9 @@ def _too_few(options: JudgeMakeOptions) -> str:
     )
 
 
-def _continuation(loaded: LoadedModel, writer: Writer, opening: Opening, candidates: int, seed: int) -> str | None:
+def _continuation(
+    loaded: LoadedModel, writer: Writer, opening: Opening, candidates: int, seed: int, never: Sequence[int]
+) -> str | None:
     """Return a continuation as long as the person's; none where no candidate is."""
     prompt = opening.prompt
     wanted = len(loaded.tokenizer(opening.continuation)["input_ids"])
@@ -204,7 +214,7 @@ def _continuation(loaded: LoadedModel, writer: Writer, opening: Opening, candida
         top_p=writer.top_p,
         seed=seed,
     )
-    [result] = generate(loaded, [prompt], settings)
+    [result] = generate(loaded, [prompt], settings, never=never)
     return first_of_length(result.samples, prompt, len(opening.continuation), writer.model)
 
 
@@ -216,6 +226,8 @@ def spare_tokens(opening: Opening, tokenizer: PreTrainedTokenizerBase, context_l
 def first_of_length(samples: Sequence[str], prompt: str, characters: int, model: str) -> str | None:
     """Return the first continuation that can be cut to about `characters`; none where none can.
 
+    Where bytes made no character it shows `�`, which would give a machine away: the next one is taken.
+
     Args:
         samples: texts that begin with `prompt`.
 
@@ -226,9 +238,15 @@ def first_of_length(samples: Sequence[str], prompt: str, characters: int, model:
         if not sample.startswith(prompt):
             raise UserError(f"{model}: its tokenizer does not decode to the text {prompt[:40]!r}; test another model")
         cut = cut_at_word(sample[len(prompt) :].lstrip(), characters)
-        if cut is not None:
+        if cut is not None and REPLACEMENT not in cut:
             return cut
     return None
+
+
+def tokens_of_partial_characters(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the tokens that are no whole characters by themselves, such as one byte of three."""
+    texts = tokenizer.batch_decode([[number] for number in range(len(tokenizer))])
+    return tuple(number for number, text in enumerate(texts) if REPLACEMENT in text)
 
 
 def _item(author: Author, model: str, opening: Opening, text: str, seed: int, draw: random.Random) -> Item:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,7 +12,8 @@ from rich.table import Table
 from malmoi.configs.commands import FewshotOptions
 from malmoi.console import table_console
 from malmoi.errors import EXIT_DONE, require_options
-from malmoi.evaluation.fewshot.results import Point, TaskResult, describe_fit
+from malmoi.evaluation.fewshot.results import Point, TaskResult, describe_fit, score_text
+from malmoi.inference.model_files import check_model_files
 from malmoi.launch.commands.options import optional_packages, parse_with_plugins
 from malmoi.lazy_imports import fast_imports
 
@@ -27,6 +29,7 @@ def fewshot(argv: Sequence[str]) -> int:
     )
     require_options("fewshot", model=bool(options.model), tasks=bool(options.tasks), out=bool(options.out))
     require_options("fewshot", shots=bool(options.shots), seeds=bool(options.seeds))
+    check_model_files(Path(options.model))
     with optional_packages("eval", "lm_eval", "sacrebleu", "datasets", "scipy", "sklearn"), fast_imports():
         from malmoi.evaluation.fewshot.run import results_as_dict, run_fewshot
 
@@ -77,4 +80,4 @@ def _point_text(point: Point | None) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+    return score_text(value)

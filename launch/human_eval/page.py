@@ -15,8 +15,8 @@ from malmoi.launch.human_eval.words import WORDS, Language, Words, accepted_lang
 
 STYLE = """
 .gradio-container { max-width: 46rem !important; margin: 0 auto !important; }
-.judge h1 { font-size: 1.4rem; margin: .5rem 0; }
-.judge p { line-height: 1.7; margin: .7rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+.judge h1 { font-size: 1.4rem; margin: .5rem 0; word-break: keep-all; }
+.judge p { line-height: 1.7; margin: .7rem 0; white-space: pre-wrap; overflow-wrap: anywhere; word-break: keep-all; }
 .judge .opening, .judge .continuation { font-size: 1.05rem; }
 #answer .wrap { flex-direction: column; }
 .judge .opening { font-weight: 700; }

@@ -12,8 +12,9 @@ from rich.table import Table
 from malmoi.atomic_io import write_atomic
 from malmoi.console import table_console
 from malmoi.errors import UserError
-from malmoi.evaluation.human_eval.results import CHANCE, Interval, JudgeResults, WriterResult
+from malmoi.evaluation.human_eval.results import CHANCE, CONTROL, Interval, JudgeResults, WriterResult
 from malmoi.launch.human_eval import TEMPLATES
+from malmoi.launch.human_eval.words import RESULT_WORDS, ResultWords
 
 NEUTRAL = "#808080"
 ACCENT = "#3b82c4"
@@ -27,81 +28,86 @@ class ResultsTable:
     rows: tuple[tuple[str, ...], ...]
 
 
-def accuracy_table(results: JudgeResults) -> ResultsTable:
+@dataclass(frozen=True)
+class PagePart:
+    """What the page says in one language."""
+
+    words: ResultWords
+    title: str
+    accuracy: ResultsTable
+    answers: ResultsTable
+    notes: list[str]
+
+
+def accuracy_table(results: JudgeResults, words: ResultWords) -> ResultsTable:
     """Return accuracy over raters, against chance and against the control."""
-    head = ("writer", "raters", "accuracy", "95% interval", "p against 50%", "t to control", "p")
     rows = tuple(
         (
-            writer.writer,
+            _name(writer, words),
             str(len(writer.raters)),
             _percent(writer.accuracy),
-            _interval(writer.interval),
+            _interval(writer.interval, words),
             _p(writer.p_chance),
             "-" if writer.t_control is None else f"{writer.t_control:.2f}",
             _p(writer.p_control),
         )
         for writer in results.writers
     )
-    return ResultsTable(head, rows)
+    return ResultsTable(words.accuracy_head, rows)
 
 
-def answers_table(results: JudgeResults) -> ResultsTable:
+def answers_table(results: JudgeResults, words: ResultWords) -> ResultsTable:
     """Return the answers to each kind of text."""
-    head = ("texts by", "texts", "answers", "cannot tell", "called a machine's", "share", "exact 95% interval")
     human_machine = results.human_decided - results.human_as_human
     undecided = results.human_ratings - results.human_decided
     people = (
-        "people",
+        words.people,
         "",
         str(results.human_ratings),
         _share(undecided, results.human_ratings),
-        f"{human_machine} of {results.human_decided}",
+        words.of.format(part=human_machine, total=results.human_decided),
         _share(human_machine, results.human_decided),
         "",
     )
-    return ResultsTable(head, (people, *(_answers_row(writer) for writer in results.writers)))
+    return ResultsTable(words.answers_head, (people, *(_answers_row(writer, words) for writer in results.writers)))
 
 
-def _answers_row(writer: WriterResult) -> tuple[str, ...]:
+def _answers_row(writer: WriterResult, words: ResultWords) -> tuple[str, ...]:
     return (
-        writer.writer,
+        _name(writer, words),
         str(writer.texts),
         str(writer.ratings),
         _percent(writer.cannot_tell),
-        f"{writer.recognized} of {writer.decided}",
+        words.of.format(part=writer.recognized, total=writer.decided),
         _share(writer.recognized, writer.decided),
-        _interval(writer.recognized_interval),
+        _interval(writer.recognized_interval, words),
     )
 
 
-def notes_of(results: JudgeResults) -> list[str]:
+def _name(writer: WriterResult, words: ResultWords) -> str:
+    return words.control if writer.writer == CONTROL else writer.writer
+
+
+def notes_of(results: JudgeResults, words: ResultWords) -> list[str]:
     """Return how to read the tables, and what they exclude."""
     agreement = results.agreement
-    notes = [
-        "Accuracy: the fraction of texts that a rater got right, people's and the writer's weighing the same and "
-        "`cannot tell` excluded, mean over raters; 50% is guessing. The closer a model is to 50%, the harder it is to "
-        "tell from people."
-    ]
+    notes = [words.how_to_read]
     if agreement.kappa is None:
-        notes.append("Agreement of raters: undefined; it needs two who answered the same texts, not all alike.")
+        notes.append(words.no_agreement)
     else:
-        pairs = "pair" if agreement.pairs == 1 else "pairs"
-        notes.append(
-            f"Agreement of raters: Cohen's kappa with quadratic weights {agreement.kappa:.3f}, "
-            f"mean over {agreement.pairs} {pairs} with {agreement.texts:.1f} texts in common."
-        )
+        kappa = {"kappa": agreement.kappa, "pairs": agreement.pairs, "texts": agreement.texts}
+        notes.append(words.agreement.format(**kappa))
     if results.excluded:
-        raters = "rater is" if results.excluded == 1 else "raters are"
-        notes.append(f"{results.excluded} {raters} excluded for too low an accuracy on the control.")
+        notes.append(words.excluded.format(raters=results.excluded))
     if results.raters == 1:
-        notes.append("One rater: no interval over raters and no t-test; the exact interval counts answers as draws.")
+        notes.append(words.one_rater)
     return notes
 
 
 def print_results(results: JudgeResults) -> None:
     """Print the tables and notes."""
-    console = table_console()
-    for table in (accuracy_table(results), answers_table(results)):
+    console, words = table_console(), RESULT_WORDS["en"]
+    for table in (accuracy_table(results, words), answers_table(results, words)):
         shown = Table(box=SIMPLE_HEAD, pad_edge=False)
         for number, name in enumerate(table.head):
             shown.add_column(name, justify="left" if number == 0 else "right", no_wrap=number > 0)
@@ -109,12 +115,13 @@ def print_results(results: JudgeResults) -> None:
             # A model folder may be named like rich's markup.
             shown.add_row(*map(escape_markup, row))
         console.print(shown)
-    for note in notes_of(results):
+    for note in notes_of(results, words):
         console.print(note, markup=False, soft_wrap=True)
 
 
 def accuracy_figure(results: JudgeResults) -> go.Figure:
-    """Return a figure of each writer's accuracy with its interval, each rater's, and the line of chance."""
+    """Return a figure of each writer's accuracy with its interval, each rater's, and the line of chance; the page's
+    script gives it words in its reader's language."""
     shown = [writer for writer in results.writers if writer.accuracy is not None]
     names = [writer.writer for writer in shown]
     intervals = [writer.interval or Interval(writer.accuracy or 0.0, writer.accuracy or 0.0) for writer in shown]
@@ -124,15 +131,12 @@ def accuracy_figure(results: JudgeResults) -> go.Figure:
     raters = [(writer.writer, 100 * score.accuracy) for writer in shown for score in writer.raters]
     figure = go.Figure()
     figure.add_scatter(
-        name="raters",
         x=[name for name, _ in raters],
         y=[accuracy for _, accuracy in raters],
         mode="markers",
         marker={"size": 7, "color": NEUTRAL, "opacity": 0.5},
-        hovertemplate="%{y:.1f}%<extra>a rater</extra>",
     )
     figure.add_scatter(
-        name="mean and 95% interval",
         x=names,
         y=[100 * mean for mean in means],
         error_y={
@@ -155,7 +159,7 @@ def accuracy_figure(results: JudgeResults) -> go.Figure:
         font={"color": NEUTRAL, "family": "system-ui, sans-serif"},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         xaxis={**axis, "type": "category"},
-        yaxis={**axis, "title": {"text": "accuracy, %"}, "range": [0, 104]},
+        yaxis={**axis, "range": [0, 104]},
     )
     return figure
 
@@ -170,13 +174,14 @@ def results_page(results: JudgeResults) -> str:
         config={"displayModeBar": False, "responsive": True},
         div_id="accuracy",
     )
-    return TEMPLATES.get_template("judge.results.html").render(
-        results=results,
-        figure=figure,
-        accuracy=accuracy_table(results),
-        answers=answers_table(results),
-        notes=notes_of(results),
-    )
+    parts = {language: _part(results, words) for language, words in RESULT_WORDS.items()}
+    return TEMPLATES.get_template("judge.results.html").render(parts=parts, figure=figure)
+
+
+def _part(results: JudgeResults, words: ResultWords) -> PagePart:
+    title = words.title_of_one if results.raters == 1 else words.title.format(raters=results.raters)
+    tables = accuracy_table(results, words), answers_table(results, words)
+    return PagePart(words, title, *tables, notes_of(results, words))
 
 
 def write_page(results: JudgeResults, file: Path) -> Path:
@@ -200,8 +205,8 @@ def _share(part: int, total: int) -> str:
     return _percent(part / total if total else None)
 
 
-def _interval(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}%"
+def _interval(interval: Interval | None, words: ResultWords) -> str:
+    return "-" if interval is None else words.interval.format(low=100 * interval.low, high=100 * interval.high)
 
 
 def _p(value: float | None) -> str:

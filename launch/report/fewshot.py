@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from malmoi.errors import UserError
-from malmoi.evaluation.fewshot.results import TaskResult, describe_fit, read_results
+from malmoi.evaluation.fewshot.results import Point, TaskResult, describe_fit, read_results, score_text
 from malmoi.launch.report.charts import Chart, Trace, plotly_chart, rounded
 from malmoi.launch.report.runs import Run
 
@@ -77,13 +77,14 @@ def _rows(model: ModelResults, task: str, shots: Sequence[int], several: bool) -
         assert result is not None
         points = {point.shots: point for point in result.curve(metric)}
         baseline = result.baseline(metric)
-        cells = [
-            "-" if point is None else f"{point.mean:.3f}" + ("" if point.stderr is None else f" ± {point.stderr:.3f}")
-            for point in map(points.get, shots)
-        ]
-        levels = ["-" if level is None else f"{level:.3f}" for level in (baseline.chance, baseline.majority)]
+        cells = ["-" if (point := points.get(count)) is None else _mean_text(point) for count in shots]
+        levels = ["-" if level is None else score_text(level) for level in (baseline.chance, baseline.majority)]
         rows.append([task, metric, *([model.label] if several else []), *cells, *levels, f"{result.documents:,}"])
     return rows
+
+
+def _mean_text(point: Point) -> str:
+    return score_text(point.mean) + ("" if point.stderr is None else f" ± {score_text(point.stderr)}")
 
 
 def _chart(task: str, models: Sequence[ModelResults]) -> Chart:

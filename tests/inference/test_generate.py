@@ -205,3 +205,29 @@ def test_the_command_prints_tokens_only_where_they_are_asked_for(
     assert len(printed["tokens"]) == 3
     assert all(token["logprob"] <= 0 for sample in printed["tokens"] for token in sample)
     assert not any("." in text or "다" in text for text in printed["samples"])
+
+
+def test_the_texts_of_several_prompts_are_apart(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts").write_text("하나\n둘\n", encoding="utf-8")
+    words = ["generate", "--model", str(finished_run / "model"), "--prompts_file", str(tmp_path / "prompts")]
+    assert main([*words, "--max_new_tokens", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("하나  (seed 42)\n")
+    assert printed.count("\n\n둘  (seed 42)\n") == 1
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "quality", "fewshot"])
+def test_a_missing_model_is_reported_before_torch_is_imported(command: str) -> None:
+    program = (
+        "import sys; from malmoi.launch.cli import main\n"
+        f"code = main(['{command}', '--model', '/nowhere', *sys.argv[1:]])\n"
+        "print(code, 'torch' in sys.modules)"
+    )
+    more = {"evaluate": ["--data", "x"], "fewshot": ["--tasks", "copa", "--out", "x"]}.get(command, [])
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *more], capture_output=True, text=True, timeout=seconds(60), check=False
+    )
+    assert ended.stdout == "2 False\n"
+    assert ended.stderr.startswith(f"malmoi {command}: /nowhere: no such model folder")

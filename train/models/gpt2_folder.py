@@ -6,7 +6,7 @@ from typing import Any
 
 from malmoi.configs.model import ModelSettings
 from malmoi.errors import UserError
-from malmoi.inference.model_folder import CONFIG_FILE, WEIGHTS_FILE, has_weights
+from malmoi.inference.model_files import CONFIG_FILE, WEIGHTS_FILE, has_weights
 
 SHAPE = ("n_layer", "n_head", "n_embd")
 GPT2_DEFAULTS = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}

@@ -136,14 +136,14 @@ def test_a_killed_build_remembers_what_it_kept(tokenizer_folder: Path, tmp_path:
 
 
 def test_where_cleaning_leaves_no_document_its_reasons_are_reported(tokenizer_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cleaning left no document \(1 little_hangul, 2 too_short\); change corpus"):
+    with pytest.raises(UserError, match=r"jsonl: cleaning left no document \(1 little_hangul, 2 too_short\); change"):
         prepared(tmp_path, tokenizer_folder, ["하나", "abcdefghijkl", "둘"], min_chars=10, min_hangul_ratio=0.5)
 
 
 def test_where_all_is_broken_it_is_not_cleaning_that_left_no_document(tokenizer_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}\n[\n", encoding="utf-8")
     corpus = CorpusSettings(input=(str(tmp_path / "a.jsonl"),), on_error="skip", max_error_rate=1)
-    with pytest.raises(UserError, match=r"the corpus holds no document but broken records \(1 field, 1 json\); fix it"):
+    with pytest.raises(UserError, match=r"a\.jsonl: no document but broken records \(1 field, 1 json\); fix them"):
         prepare_shards(corpus, DataSettings(), tokenizer_folder, tmp_path / "out")
 
 

@@ -79,7 +79,7 @@ def test_special_tokens_spelled_out_stay_text(nasty: Path, tokenizer_folder: Pat
 @pytest.mark.parametrize("name", ["empty.txt", "only_bom.txt"])
 def test_nothing_is_no_document(nasty: Path, name: str, tokenizer_folder: Path, tmp_path: Path) -> None:
     assert texts(nasty / name) == []
-    with pytest.raises(UserError, match="the corpus holds no document"):
+    with pytest.raises(UserError, match=rf"{name}: no document, all is empty or blank"):
         skipped(nasty / name, tokenizer_folder, tmp_path)
 
 

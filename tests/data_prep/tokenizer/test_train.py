@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from malmoi.configs.corpus import TokenizerSettings
+from malmoi.configs.corpus import CorpusSettings, TokenizerSettings
+from malmoi.data_prep.pipeline.build import build_tokenizer
 from malmoi.data_prep.pipeline.build_once import build_once
 from malmoi.data_prep.tokenizer.train import (
     SPECIAL_TOKENS,
@@ -151,8 +152,16 @@ def test_a_vocabulary_smaller_than_the_alphabet_is_refused(korean_texts: list[st
 
 
 def test_a_corpus_without_text_is_refused() -> None:
-    with pytest.raises(UserError, match="no text to train a tokenizer on"):
+    with pytest.raises(UserError, match="the corpus: no text to train a tokenizer on"):
         train_tokenizer(iter([]), SETTINGS)
+
+
+def test_files_without_text_are_named(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.txt").touch()
+    corpus = CorpusSettings(input=(str(tmp_path),))
+    with pytest.raises(UserError, match=r"/0\.txt, \S+/1\.txt, \S+/2\.txt, 2 more: no text to train a tokenizer on"):
+        build_tokenizer(corpus, SETTINGS, tmp_path / "tokenizer", False)
 
 
 def test_a_folder_without_a_tokenizer_is_refused_with_its_path(tmp_path: Path) -> None:

@@ -16,7 +16,12 @@ from malmoi.data_prep.shards.manifest import read_manifest, shard_folder
 from malmoi.data_prep.shards.token_stream import open_shards
 from malmoi.errors import UserError
 from malmoi.evaluation.human_eval.items import JudgeTest, read_test
-from malmoi.evaluation.human_eval.make import choose_openings, first_of_length, make_test
+from malmoi.evaluation.human_eval.make import (
+    choose_openings,
+    first_of_length,
+    make_test,
+    tokens_of_partial_characters,
+)
 from malmoi.inference.generate import generate
 from malmoi.inference.model_folder import load_model
 from malmoi.launch.cli import main
@@ -77,6 +82,19 @@ def test_a_models_text_is_what_generate_samples_with_the_recorded_seed(
     [result] = generate(loaded, [item.opening], settings)
     # More tokens may be drawn here than there, of which the first are the same.
     assert any(item.continuation in sample for sample in result.samples)
+
+
+def test_no_text_has_a_sign_for_broken_bytes(
+    made: JudgeTest, options: JudgeMakeOptions, korean_texts: list[str], tmp_path: Path
+) -> None:
+    assert not [item for item in made.items if "\ufffd" in item.opening + item.continuation]
+    tokenizer = load_model(Path(options.model[0])).tokenizer
+    partial = tokens_of_partial_characters(tokenizer)
+    assert {tokenizer.convert_ids_to_tokens(token) for token in partial} == {f"<0x{n:02X}>" for n in range(128, 256)}
+    assert first_of_length(["앞 가\ufffd나 다", "앞 가나다 라"], "앞", 3, "") == "가나다"
+    broken = tmp_path / "broken.txt"
+    broken.write_text("\n".join(korean_texts[:3]).replace("다", "\ufffd"), encoding="utf-8")
+    assert choose_openings(replace(options, data=str(broken), document="line"), 10) == []
 
 
 def test_the_same_seed_makes_the_same_test_and_another_seed_another(made: JudgeTest, options: JudgeMakeOptions) -> None:

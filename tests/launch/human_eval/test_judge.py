@@ -201,12 +201,12 @@ def test_raters_go_through_ten_texts_with_a_reload_and_a_kill_and_the_results_pa
     page.on("request", lambda request: asked.append(request.url))
     page.goto((folder / "results.html").as_uri())
     page.locator("#accuracy .trace").first.wait_for(state="attached")
-    rows = [row.locator("td").all_inner_texts() for row in page.locator("#accuracy-table tbody tr").all()]
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("#accuracy-table-en tbody tr").all()]
     assert rows == [
         [MODEL, "3", "65.3%", "0.0 to 100.0%", "0.493", "-0.65", "0.580"],
         ["control", "3", "77.8%", "65.8 to 89.7%", "0.010", "-", "-"],
     ]
-    rows = [row.locator("td").all_inner_texts() for row in page.locator("#answers-table tbody tr").all()]
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("#answers-table-en tbody tr").all()]
     assert rows == [
         ["people", "", "12", "8.3%", "3 of 11", "27.3%", ""],
         [MODEL, "4", "12", "16.7%", "5 of 10", "50.0%", "18.7 to 81.3%"],
@@ -215,7 +215,18 @@ def test_raters_go_through_ten_texts_with_a_reload_and_a_kill_and_the_results_pa
     shown = page.locator("#accuracy .js-plotly-plot, #accuracy.js-plotly-plot").first
     means = shown.evaluate("plot => plot.data[1].y.map(Number)")
     assert means == pytest.approx([100 * 47 / 72, 100 * 7 / 9])
+    assert page.locator("h1:visible").all_inner_texts() == ["Person or machine? What 3 raters found out"]
+    page.locator(".language label").first.click()
+    assert page.locator("h1:visible").all_inner_texts() == ["사람일까, 기계일까? 평가자 3명의 결과"]
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("#answers-table-ko tbody tr").all()]
+    assert rows[0] == ["사람", "", "12", "8.3%", "11개 중 3개", "27.3%", ""]
+    assert page.locator("#accuracy .ytitle").inner_html() == "정확도, %"
     assert asked == [(folder / "results.html").as_uri()]
+    korean = chromium.new_context(locale="ko-KR", viewport={"width": 360, "height": 800}).new_page()
+    korean.goto((folder / "results.html").as_uri())
+    korean.locator("#accuracy .trace").first.wait_for(state="attached")
+    assert korean.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert korean.locator("h1:visible").all_inner_texts() == ["사람일까, 기계일까? 평가자 3명의 결과"]
 
 
 def test_what_is_shown_of_a_text_does_not_depend_on_its_author() -> None:
@@ -243,6 +254,8 @@ def test_the_page_shows_text_as_text_and_keeps_one_answer_a_text(folder: Path, c
         assert rater.page.locator(".continuation").inner_text() == continuation
         assert rater.page.evaluate("typeof window.attacked") == "undefined"
         assert rater.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        for part in (".opening", ".continuation"):
+            assert rater.page.locator(part).evaluate("part => getComputedStyle(part).wordBreak") == "keep-all"
         rater.page.locator("#next").click()
         rater.page.get_by_text("먼저 답을 하나 골라 주세요.").wait_for()
         assert Ratings(folder, small_test()).all() == ()
@@ -294,7 +307,7 @@ def test_results_are_a_table_or_one_json_object(folder: Path, capsys: pytest.Cap
     assert (folder / "page.html").is_file() and not (folder / "results.html").exists()
     assert main(["judge", "results", str(folder), "--min_control_accuracy", "0.75"]) == 0
     table = capsys.readouterr().out
-    assert "1 rater is excluded for too low an accuracy on the control" in table
+    assert "Raters excluded for too low an accuracy on the control: 1." in table
     assert f"{MODEL} " in table and "50%" in table
 
 

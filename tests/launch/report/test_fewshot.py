@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from malmoi.console import table_console
 from malmoi.evaluation.fewshot.results import (
     Baseline,
     Score,
@@ -12,9 +13,11 @@ from malmoi.evaluation.fewshot.results import (
     TaskResult,
     describe_fit,
     read_results,
+    score_text,
     write_result,
 )
 from malmoi.launch.cli import main
+from malmoi.launch.commands.fewshot import results_table
 from malmoi.launch.commands.report import write_report
 from tests.launch.browser import find_browser, open_page
 from tests.launch.report.run_folders import Outline, figures, make_run, words_of, write_corpus
@@ -89,6 +92,20 @@ def test_several_models_are_a_curve_each(run: Path, tmp_path: Path) -> None:
     assert [trace["name"] for trace in topic["data"]] == ["run", str(other), "chance", "majority"]
     assert {trace["meta"]["color"] for trace in topic["data"][:2]} == {0, 1}
     assert str(other) in Outline(text).text and "<b>" not in text
+
+
+def test_a_score_of_any_size_fits_into_the_tables(run: Path) -> None:
+    """The perplexity of a model that has diverged has 41 digits."""
+    levels = (Baseline("perplexity", None, None),)
+    runs = tuple(ShotRun(0, seed, (Score("perplexity", value, None),), 0, 0) for seed, value in enumerate((1e40, 3e40)))
+    diverged = TaskResult("lambada", "m", 10, 0, None, levels, runs, "CC0", (("torch", "2"),))
+    write_result(run / "fewshot", diverged)
+    assert "lambada perplexity 2.0e+40 ± 1.0e+40" in words_of(page(run))
+    console = table_console()
+    with console.capture() as shown:
+        console.print(results_table([diverged]))
+    assert "2.0e+40 ±1.0e+40" in shown.get()
+    assert score_text(123_456.78) == "123,456.8"
 
 
 def test_a_report_without_results_has_no_such_section(tmp_path: Path, corpus: Path) -> None:
