@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef, precision_recall_fscore_support
 
 RESAMPLES = 1000
 SEED = 42
@@ -58,6 +58,33 @@ def label_metrics(predictions: Predictions, resamples: int = RESAMPLES) -> tuple
     if predictions.kind == "choice":
         return (accuracy,)
     return (accuracy, *_class_estimates(predicted, labels, resamples))
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How well a class is found."""
+
+    precision: float
+    """Of the examples that were given the class, the fraction that are of it; 0 where none was given it."""
+    recall: float
+    """Of the examples of the class, the fraction that were given it; 0 where there are none."""
+    f1: float
+    examples: int
+    """Of the class."""
+
+
+def class_scores(predictions: Predictions, num_classes: int) -> tuple[ClassScores, ...]:
+    """Return the scores of each class, in the order of their indices."""
+    scored = precision_recall_fscore_support(
+        predictions.labels, predictions.predicted, labels=range(num_classes), zero_division=0.0
+    )
+    return tuple(ClassScores(*row) for row in zip(*(column.tolist() for column in scored), strict=True))
+
+
+def confusion_counts(predictions: Predictions, num_classes: int) -> tuple[tuple[int, ...], ...]:
+    """Return how many examples of each class (row) were given each class (column)."""
+    counts = confusion_matrix(predictions.labels, predictions.predicted, labels=range(num_classes))
+    return tuple(map(tuple, counts.tolist()))
 
 
 def macro_f1(predicted: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:

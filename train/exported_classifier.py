@@ -39,6 +39,13 @@ def exported_outputs(
     return outputs.sum(1) if sums_sequences else outputs.reshape(len(examples), -1)
 
 
+def probabilities(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the softmax of each row, in the pipeline's own steps and precision."""
+    shifted = np.exp(outputs - outputs.max(-1, keepdims=True))
+    probability: NDArray[np.float32] = shifted / shifted.sum(-1, keepdims=True)
+    return probability
+
+
 @contextmanager
 def _full_fp32() -> Iterator[None]:
     """Multiply fp32 matrices in fp32 in the block: training allows TF32, and a process of its own does not."""

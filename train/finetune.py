@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ from malmoi.configs.outputs import EvalSettings
 from malmoi.configs.parser import check_settings
 from malmoi.console import table_console
 from malmoi.errors import EXIT_DONE, EXIT_STOPPED, RunFailed, UserError, require_options
-from malmoi.evaluation.label_metrics import Estimate, label_metrics
+from malmoi.evaluation.label_metrics import Estimate, Predictions, class_scores, confusion_counts, label_metrics
 from malmoi.inference.model_folder import quiet_transformers
 from malmoi.plugins import load_plugins
 from malmoi.ranks import is_main_rank
@@ -27,20 +28,23 @@ from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
 from malmoi.train.builder import Trainee, build_trainer, run_trainer
 from malmoi.train.checkpoint.storage import open_storage
-from malmoi.train.data.labeled import Examples, ExampleTokenizer, classes_of, encoded, example_tokenizer, read_rows
+from malmoi.train.data.labeled import Examples, ExampleTokenizer, Row, classes_of, encoded, example_tokenizer, read_rows
 from malmoi.train.data.sample_order import planned_steps
 from malmoi.train.distributed.launch_env import read_launch_env
 from malmoi.train.distributed.rendezvous import met_ranks
 from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
 from malmoi.train.export import place_model_folder
-from malmoi.train.exported_classifier import exported_outputs
+from malmoi.train.exported_classifier import exported_outputs, probabilities
 from malmoi.train.finetune_result import (
+    ClassRecord,
     FileScores,
     FinetuneResult,
+    PredictionRecord,
     ScoreRecord,
     finished_finetuning,
     scores_table,
     write_finetuning,
+    write_predictions,
 )
 from malmoi.train.metrics.trackers import require_trackers
 from malmoi.train.models import MODELS, ClassifierSpec, ModelSpec, SpecialTokenIds
@@ -60,8 +64,16 @@ class LabeledFiles:
 
     classes: tuple[str, ...]
     train: Examples
-    validation: Examples | None
-    test: Examples | None
+    validation: "ScoredFile | None"
+    test: "ScoredFile | None"
+
+
+@dataclass(frozen=True)
+class ScoredFile:
+    """A file that the exported model is scored on."""
+
+    rows: tuple[Row, ...]
+    examples: Examples
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,8 @@ def build_finetuning(settings: FinetuneSettings, folder: Path, console: Console)
     max_steps = planned_steps(planned.train, len(files.train))
     model = _classifier_model(planned, spec, classifier, shape, tokenizer, len(files.classes))
     env = start_ranks(planned.train, planned.optim, planned.parallel)
-    task = LabeledTask(planned.task, files.train, files.validation, tokenizer.size, planned.train.seed)
+    validation = None if files.validation is None else files.validation.examples
+    task = LabeledTask(planned.task, files.train, validation, tokenizer.size, planned.train.seed)
     fingerprint = files.train.fingerprint()
     trainee = Trainee(spec, model, shape, tokenizer.size, task, fingerprint, max_steps)
     # An evaluation reads the whole file, and draws no sample.
@@ -180,8 +193,9 @@ def read_files(settings: FinetuneSettings, tokenizer: ExampleTokenizer, console:
     rows = read_rows(task.train, task)
     classes = classes_of(rows, task)
 
-    def read(file: str) -> Examples:
-        examples = encoded(rows if file == task.train else read_rows(file, task), file, task, classes, tokenizer)
+    def read(file: str) -> ScoredFile:
+        own = rows if file == task.train else read_rows(file, task)
+        examples = encoded(own, file, task, classes, tokenizer)
         if examples.cut:
             console.print(
                 f"{file}: {examples.cut:,} of {len(examples.ids):,} texts are longer than the model's "
@@ -189,11 +203,11 @@ def read_files(settings: FinetuneSettings, tokenizer: ExampleTokenizer, console:
                 markup=False,
                 soft_wrap=True,
             )
-        return examples
+        return ScoredFile(tuple(own), examples)
 
     return LabeledFiles(
         classes,
-        read(task.train),
+        read(task.train).examples,
         None if task.validation is None else read(task.validation),
         None if task.test is None else read(task.test),
     )
@@ -316,20 +330,45 @@ def _scores(run: Finetuning, model: Path, step: int, console: Console) -> Iterat
     kind, env = run.settings.task.kind, run.trainer.env
     # A model that was sharded over its devices does not fit one of them.
     device = torch.device("cpu") if BACKENDS[env.backend].shards_weights else env.device
-    for part, examples in (("validation", run.files.validation), ("test", run.files.test)):
-        if examples is None:
+    for part, scored in (("validation", run.files.validation), ("test", run.files.test)):
+        if scored is None:
             continue
+        examples = scored.examples
         console.print(f"scoring the exported model on {examples.file}", markup=False)
-        outputs = exported_outputs(model, examples, device, kind == "similarity").astype(np.float64)
-        loss = mean_loss(outputs, examples, kind)
+        outputs = exported_outputs(model, examples, device, kind == "similarity")
+        loss = mean_loss(outputs.astype(np.float64), examples, kind)
         if not math.isfinite(loss):
             raise RunFailed(
                 f"step {step}: the loss of {examples.file} is {loss}, so no model is exported; fine-tune again in "
                 "another --run with a lower optim.lr"
             )
-        scores = _records(label_metrics(predictions(outputs, examples, kind)))
+        answers = predictions(outputs.astype(np.float64), examples, kind)
+        write_predictions(Path(run.settings.run), part, _prediction_records(run, scored, outputs, answers))
+        scores = _records(label_metrics(answers))
         constant = _records(label_metrics(most_frequent(run.files.train, examples, kind), resamples=0))
-        yield FileScores(part, examples.file, len(examples), loss, scores, constant)
+        classes: tuple[ClassRecord, ...] = ()
+        confusion: tuple[tuple[int, ...], ...] = ()
+        if answers.kind == "class":
+            names = run.files.classes
+            each = zip(names, class_scores(answers, len(names)), strict=True)
+            classes = tuple(ClassRecord(name, *astuple(one)) for name, one in each)
+            confusion = confusion_counts(answers, len(names))
+        yield FileScores(part, examples.file, len(examples), loss, scores, constant, classes, confusion)
+
+
+def _prediction_records(
+    run: Finetuning, scored: ScoredFile, outputs: NDArray[np.float32], answers: Predictions
+) -> Iterator[PredictionRecord]:
+    """Yield the answer to each row.
+
+    Args:
+        outputs: float32[rows, outputs].
+    """
+    kind, classes, is_class = run.settings.task.kind, run.files.classes, answers.kind == "class"
+    shown = probabilities(outputs) if is_class else outputs
+    for row, numbers, answer in zip(scored.rows, shown.tolist(), answers.predicted.tolist(), strict=True):
+        predicted = classes[answer] if is_class else answer
+        yield PredictionRecord(row.place, row.texts(kind), row.answer, predicted, tuple(numbers))
 
 
 def _records(estimates: tuple[Estimate, ...]) -> tuple[ScoreRecord, ...]:

@@ -28,6 +28,18 @@ class ScoreRecord:
 
 
 @dataclass(frozen=True)
+class ClassRecord:
+    """How well a class is found in a file."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    examples: int
+    """Of the class."""
+
+
+@dataclass(frozen=True)
 class FileScores:
     """The exported model's scores on a file, by the answers that `transformers`' pipeline gives in fp32."""
 
@@ -40,6 +52,25 @@ class FileScores:
     scores: tuple[ScoreRecord, ...]
     most_frequent: tuple[ScoreRecord, ...] = ()
     """Scores of always giving the training file's most frequent answer, or its mean."""
+    classes: tuple[ClassRecord, ...] = ()
+    """Of a task with classes."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """How many examples of each class (row) were given each class (column), in the order of `classes`."""
+
+
+@dataclass(frozen=True)
+class PredictionRecord:
+    """The exported model's answer to a row."""
+
+    place: str
+    """`file:line`."""
+    texts: tuple[str, ...]
+    """Of the row: one, a pair, or a context and its choices."""
+    label: str | float
+    predicted: str | float
+    """A class, the number of a choice from 0, or a number, as the label is."""
+    outputs: tuple[float, ...]
+    """Probabilities of the classes, as `transformers`' pipeline gives them; else its outputs without a function."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +102,30 @@ def finished_finetuning(folder: Path) -> FinetuneResult | None:
         return None
     record = read_checked_json(file, remedy)
     try:
-        files = tuple(
-            FileScores(**{**part, **{name: _scores(part.get(name, ())) for name in ("scores", "most_frequent")}})
-            for part in record["files"]
-        )
+        files = tuple(map(_file_scores, record["files"]))
         recorded = tuple(FileRecord(**each) for each in record.get("recorded", ()))
         return FinetuneResult(**{**record, "classes": tuple(record["classes"]), "files": files, "recorded": recorded})
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedFileError(f"{file}: damaged ({one_line(error)}); {remedy}") from error
+
+
+def _file_scores(record: dict[str, Any]) -> FileScores:
+    scores = {name: _scores(record.get(name, ())) for name in ("scores", "most_frequent")}
+    classes = tuple(ClassRecord(**each) for each in record.get("classes", ()))
+    return FileScores(
+        **{**record, **scores, "classes": classes, "confusion": tuple(map(tuple, record.get("confusion", ())))}
+    )
+
+
+def predictions_file(folder: Path, part: str) -> Path:
+    """Return where a run keeps the answers to its `validation` or `test` file."""
+    return folder / f"predictions_{part}.jsonl"
+
+
+def write_predictions(folder: Path, part: str, records: Iterable[PredictionRecord]) -> None:
+    """Write a line of JSON for each row, in the order of the file, complete or absent."""
+    lines = (json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+    write_atomic(predictions_file(folder, part), "".join(lines).encode())
 
 
 def _scores(records: Iterable[dict[str, Any]]) -> tuple[ScoreRecord, ...]:

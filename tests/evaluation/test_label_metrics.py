@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from malmoi.evaluation.label_metrics import Predictions, label_metrics, macro_f1, pearson, spearman
+from malmoi.evaluation.label_metrics import (
+    Predictions,
+    class_scores,
+    confusion_counts,
+    label_metrics,
+    macro_f1,
+    pearson,
+    spearman,
+)
 
 
 def values(kind: str, predicted: list[float], labels: list[float], resamples: int = 0) -> dict[str, float]:
@@ -118,3 +126,16 @@ def test_a_bootstrapped_interval_of_classes_is_as_wide_as_theory_says() -> None:
         assert low is not None and high is not None
         assert high - low == pytest.approx(2 * Z * deviation * scale, rel=0.1)
         assert (high + low) / 2 == pytest.approx(found[name].value, abs=0.01)
+
+
+def test_scores_by_class_are_those_counted_by_hand() -> None:
+    """Class 2 is never answered and class 3 never asked for: neither divides by 0."""
+    asked = Predictions("class", np.array([0, 0, 1, 1, 3, 0]), np.array([0, 1, 1, 2, 0, 0]))
+    assert confusion_counts(asked, 4) == ((2, 0, 0, 1), (1, 1, 0, 0), (0, 1, 0, 0), (0, 0, 0, 0))
+    assert [(each.precision, each.recall, each.examples) for each in class_scores(asked, 4)] == [
+        (pytest.approx(2 / 3), pytest.approx(2 / 3), 3),
+        (0.5, 0.5, 2),
+        (0.0, 0.0, 1),
+        (0.0, 0.0, 0),
+    ]
+    assert [each.f1 for each in class_scores(asked, 4)] == pytest.approx([2 / 3, 0.5, 0, 0])

@@ -27,7 +27,7 @@ from malmoi.train.checkpoint.storage import open_storage
 from malmoi.train.data.labeled import ExampleBatch, encoded, example_tokenizer, read_rows
 from malmoi.train.exported_classifier import exported_outputs
 from malmoi.train.finetune import finetune
-from malmoi.train.finetune_result import FinetuneResult, finished_finetuning
+from malmoi.train.finetune_result import FinetuneResult, finished_finetuning, predictions_file
 from malmoi.train.metrics.records import read_metrics, tracked_values
 from malmoi.train.tasks.classification import joint_loss_sum, mean_loss
 from tests.launching import as_flags, environment, metrics, run_malmoi, step_losses, with_settings
@@ -130,9 +130,23 @@ def test_scores_are_those_of_the_exported_model_by_transformers_pipeline(
     ours = exported_outputs(folder, examples, torch.device("cpu"), kind == "similarity")
     assert ours.tolist() == np.array(outputs, dtype=np.float32).tolist()
     assert result.files[0].loss == mean_loss(ours.astype(np.float64), examples, kind)
+    lines = predictions_file(Path(asked.run), "validation").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["place"] for record in records] == [row.place for row in rows]
     if kind != "similarity":
         hits = int((ours.argmax(1) == examples.answers).sum())
         assert result.files[0].scores[0].value == hits / len(rows)
+        assert sum(record["predicted"] == record["label"] for record in records) == hits
+    if kind == "classification":
+        found = [classifier(row.sequences[0][0], top_k=None) for row in rows]
+        by_label = [{each["label"]: each["score"] for each in one} for one in found]
+        assert [record["outputs"] for record in records] == [[one[name] for name in result.classes] for one in by_label]
+        assert [record["texts"] for record in records] == [[row.sequences[0][0]] for row in rows]
+        confusion = np.array(result.files[0].confusion)
+        assert confusion.sum() == len(rows) and confusion.trace() == hits
+        assert [each.examples for each in result.files[0].classes] == confusion.sum(1).tolist()
+    if kind == "multiple_choice":
+        assert records[0]["texts"] == list(dict.fromkeys(sum(rows[0].sequences, ())))
 
 
 @pytest.mark.parametrize("kind", list(FILES))

@@ -7,6 +7,7 @@ import pytest
 from malmoi.console import table_console
 from malmoi.train.finetune_result import (
     FINETUNE_FILE,
+    ClassRecord,
     FileScores,
     FinetuneResult,
     ScoreRecord,
@@ -16,7 +17,13 @@ from malmoi.train.finetune_result import (
 )
 
 SCORES = (ScoreRecord("accuracy", 0.75, 0.5, 0.9), ScoreRecord("matthews", 0.4, None, None))
-FILES = (FileScores("test", "시험.jsonl", 24, 0.6, SCORES, (ScoreRecord("accuracy", 0.5, None, None),)),)
+CLASSES = (ClassRecord("긍정", 0.5, 0.25, 0.3, 20), ClassRecord("부정", 0.0, 0.0, 0.0, 4))
+FILES = (
+    FileScores(
+        *("test", "시험.jsonl", 24, 0.6, SCORES, (ScoreRecord("accuracy", 0.5, None, None),), CLASSES),
+        confusion=((5, 15), (4, 0)),
+    ),
+)
 RESULT = FinetuneResult({"dropout": 0.1}, 8, 8, 64, ("긍정", "부정"), FILES)
 
 

@@ -125,6 +125,12 @@ class Row:
     """A class's name, a number, or the index of a choice."""
     place: str
 
+    def texts(self, kind: TaskKind) -> tuple[str, ...]:
+        """Return what the row holds: one text, a pair, or a context and its choices."""
+        first = tuple(text for text in self.sequences[0] if text is not None)
+        others = self.sequences[1:] if kind == "multiple_choice" else ()
+        return (*first, *(choice for _, choice in others if choice is not None))
+
 
 @dataclass(frozen=True)
 class ExampleBatch:

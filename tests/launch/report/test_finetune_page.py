@@ -11,7 +11,7 @@ from malmoi.configs.finetune import FinetuneSettings, FinetuneTrainSettings, Tas
 from malmoi.configs.parser import settings_as_yaml
 from malmoi.launch.cli import main
 from malmoi.launch.commands.report import write_report
-from malmoi.train.finetune_result import FileScores, FinetuneResult, ScoreRecord, write_finetuning
+from malmoi.train.finetune_result import ClassRecord, FileScores, FinetuneResult, ScoreRecord, write_finetuning
 from malmoi.train.metrics.records import TaskValMetrics, append_metrics
 from tests.launch.browser import find_browser, open_page
 from tests.launch.report.run_folders import Outline, figures, make_run, step_record, words_of, write_corpus
@@ -37,7 +37,16 @@ def tuned(folder: Path, finished: bool = True, init_from: str = "/nowhere") -> P
         score = ScoreRecord("accuracy", 0.8125, 0.7, 0.9)
         constant = ScoreRecord("accuracy", 0.53125, None, None)
         parts = tuple(
-            FileScores(part, f"{part}.jsonl", 16, 0.5, (score, ScoreRecord("matthews", 0.0, None, None)), (constant,))
+            FileScores(
+                part,
+                f"{part}.jsonl",
+                16,
+                0.5,
+                (score, ScoreRecord("matthews", 0.0, None, None)),
+                (constant,),
+                (ClassRecord("<u>좋다", 0.75, 0.6, 0.6667, 10), ClassRecord("나쁘다", 0.5, 0.6667, 0.5714, 6)),
+                ((6, 4), (2, 4)),
+            )
             for part in ("validation", "test")
         )
         plain = json.loads(json.dumps(asdict(settings)))
@@ -57,6 +66,8 @@ def test_a_fine_tuning_shows_its_losses_scores_and_how_to_repeat_it(tmp_path: Pa
         "test accuracy 0.8125 0.7000 to 0.9000 0.5312 16",
         "test matthews 0.0000 - - 16",
         "2 classes: <u>좋다, 나쁘다",
+        "test file by class Class Precision Recall F1 Examples <u>좋다 0.7500 0.6000 0.6667 10 나쁘다 0.5000",
+        "Confusion matrix Label / answer <u>좋다 나쁘다 <u>좋다 6 4 나쁘다 2 4",
         "step 4 of 8",
         "train <b>.jsonl 64",
         "accelerate launch ... -m malmoi.launch finetune",
