@@ -113,7 +113,7 @@ def processor(device: str) -> str:
 
 def commit() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     return done.stdout.strip() or "unknown"
 
 
@@ -127,7 +127,7 @@ def measure(name: str, benchmark: Benchmark, device: str, is_quick: bool) -> Mea
     words += benchmark.always
     began = time.perf_counter()
     lines = []
-    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)

@@ -1,12 +1,21 @@
 """The `malmoi` command line: runs a subcommand and turns its errors into one line and an exit code."""
 
-import os
 import sys
 from collections.abc import Sequence
 
-from malmoi.errors import DISK_ERRORS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, RunFailed, UserError
+from malmoi.errors import (
+    DISK_ERRORS,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_READER_GONE,
+    EXIT_USER_ERROR,
+    RunFailed,
+    UserError,
+)
 from malmoi.launch.commands import COMMANDS, run_subcommand
 from malmoi.ranks import is_main_rank
+from malmoi.standard_streams import ReaderGone, reliable_streams
+from malmoi.utf8_mode import restart_in_utf8_mode
 
 
 def usage() -> str:
@@ -31,7 +40,18 @@ def _show_log(name: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; a user error is one line on stderr and exit code 2."""
+    if argv is None:
+        restart_in_utf8_mode()
     words = list(sys.argv[1:] if argv is None else argv)
+    command = COMMANDS.get(words[0]) if words else None
+    try:
+        with reliable_streams(command is not None and command.outlives_reader):
+            return _run(words)
+    except ReaderGone:
+        return EXIT_READER_GONE
+
+
+def _run(words: Sequence[str]) -> int:
     name = words[0] if words else ""
     if name in COMMANDS:
         _show_log(name)
@@ -43,10 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     except RunFailed as error:
         print(f"malmoi {name}: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except BrokenPipeError:
-        # Whoever read our output is gone (`| head`): what is left must not be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
         print(f"malmoi {name}: interrupted", file=sys.stderr)

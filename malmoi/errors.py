@@ -12,6 +12,8 @@ EXIT_USER_ERROR = 2
 EXIT_STOPPED = 75
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+EXIT_READER_GONE = 141
+"""What a shell reports of a command that SIGPIPE ended."""
 
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)

@@ -7,4 +7,5 @@ import sys
 
 from malmoi.launch.cli import main
 
-sys.exit(main(["train", *sys.argv[1:]]))
+sys.argv.insert(1, "train")
+sys.exit(main())

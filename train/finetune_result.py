@@ -1,5 +1,6 @@
 """The result of a fine-tuning run, `finetune.json`; without torch."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from malmoi.atomic_io import write_atomic
 from malmoi.checked_json import DamagedFileError, checked_json, read_checked_json
 from malmoi.checksums import FileRecord
 from malmoi.errors import one_line
-from malmoi.train.run_dir import recorded_files
+from malmoi.train.run_dir import PREDICTIONS, recorded_files
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,7 +120,7 @@ def _file_scores(record: dict[str, Any]) -> FileScores:
 
 def predictions_file(folder: Path, part: str) -> Path:
     """Return where a run keeps the answers to its `validation` or `test` file."""
-    return folder / f"predictions_{part}.jsonl"
+    return folder / f"{PREDICTIONS}{part}.jsonl"
 
 
 def write_predictions(folder: Path, part: str, records: Iterable[PredictionRecord]) -> None:

@@ -35,6 +35,8 @@ from malmoi.train.metrics.log_file import METRICS_FILE, SAMPLES_FILE
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 RESULT_FILE = "result.json"
+PREDICTIONS = "predictions_"
+"""Beginning of the names of files with a fine-tuned model's answers."""
 TOKENIZER_FOLDER, SHARDS_FOLDER, MODEL_FOLDER = "tokenizer", "shards", "model"
 CHECKPOINTS_FOLDER = "checkpoints"
 FIXED = (
@@ -337,9 +339,10 @@ def finished_result(folder: Path) -> RunResult | None:
 
 
 def recorded_files(folder: Path) -> tuple[FileRecord, ...]:
-    """Return the small files of a run folder as they are now: settings, environment, logs and tokenizer. Shards,
-    checkpoints and the model have records of their own."""
-    names = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, SAMPLES_FILE)
+    """Return the small files of a run folder as they are now: settings, environment, logs, predictions and tokenizer.
+    Shards, checkpoints and the model have records of their own."""
+    logs = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, SAMPLES_FILE)
+    names = (*logs, *sorted(file.name for file in folder.glob(f"{PREDICTIONS}*.jsonl")))
     tokenizer = sorted((folder / TOKENIZER_FOLDER).glob("*")) if (folder / TOKENIZER_FOLDER).is_dir() else []
     files = [file for file in (*(folder / name for name in names), *tokenizer) if file.is_file()]
     return tuple(file_record(file, str(file.relative_to(folder))) for file in files)

@@ -159,7 +159,7 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("w", encoding="utf-8"),
-            text=True,
+            encoding="utf-8",
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
 

@@ -18,6 +18,8 @@ class Command:
     summary: str
     target: str
     """`module:function`, the module in this package."""
+    outlives_reader: bool = False
+    """Whether it continues when nobody reads its output any more: it is run for what it writes to disk."""
 
     def __call__(self, argv: Sequence[str]) -> int:
         """Run the subcommand on the words after its name and return its exit code."""
@@ -25,12 +27,12 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "tokenizer": Command("train a tokenizer on text", "data:tokenizer"),
-    "prepare": Command("turn text into memory-mapped token shards", "data:prepare"),
+    "tokenizer": Command("train a tokenizer on text", "data:tokenizer", outlives_reader=True),
+    "prepare": Command("turn text into memory-mapped token shards", "data:prepare", outlives_reader=True),
     "verify": Command("check a run, shard folder, checkpoint or model for damage", "verify:verify"),
     "inspect": Command("show what a shard folder holds", "data:inspect"),
-    "train": Command("train a model, or resume its run", "train:train"),
-    "finetune": Command("fine-tune a model on labeled examples", "train:finetune"),
+    "train": Command("train a model, or resume its run", "train:train", outlives_reader=True),
+    "finetune": Command("fine-tune a model on labeled examples", "train:finetune", outlives_reader=True),
     "generate": Command("sample text from a model", "model:generate"),
     "evaluate": Command("loss, perplexity and bits per byte of models", "model:evaluate"),
     "fewshot": Command("evaluate tasks with zero, one or several examples in the prompt", "fewshot:fewshot"),

@@ -70,7 +70,15 @@ def slurm_output(*words: str, cwd: Path | None = None) -> str:
     if shutil.which(words[0]) is None:
         raise UserError(f"no {words[0]} here: run this where the cluster's jobs are submitted, on a login node")
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False, cwd=cwd)
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+            cwd=cwd,
+        )
     except subprocess.TimeoutExpired:
         raise UserError(
             f"{words[0]} did not answer in {TIMEOUT_SECONDS} s: check with `scontrol ping` whether the controller is up"
