@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from malmoi.configs.ranges import HalfOpenUnitInterval, PositiveInt
+from malmoi.errors import UserError
 
 ArchitectureName = Literal["gpt2"] | str
 
@@ -26,3 +27,13 @@ class ModelSettings:
     """Tokens in a sample: the context length."""
     dropout: HalfOpenUnitInterval = 0.0
     """Dropout of embeddings, attention and residuals."""
+
+
+def check_heads(settings: ModelSettings) -> None:
+    """Check that each head has an equal part of the hidden size.
+
+    Raises:
+        UserError: it has not.
+    """
+    if settings.n_embd % settings.n_head:
+        raise UserError(f"model.n_head {settings.n_head} does not divide model.n_embd {settings.n_embd}; change one")

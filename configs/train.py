@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 from malmoi.configs.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TwoOrMore
+from malmoi.errors import UserError
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -62,3 +64,26 @@ class ParallelSettings:
     """With ZeRO, keep the optimizer state, and in stage 3 the weights, in host memory."""
     watchdog_timeout: NonNegativeInt = 1800
     """Seconds without a step or an evaluation batch after which a rank dumps its stacks and exits; 0: never."""
+
+
+def check_attention(settings: TrainSettings, precision: Precision, document_mask: bool) -> None:
+    """Check that the attention kernel of the settings is there, and computes in `precision`, with a mask if need be.
+
+    Raises:
+        UserError: it does not.
+    """
+    if settings.attention != "flash_attention_2":
+        return
+    if document_mask:
+        raise UserError(
+            "train.attention flash_attention_2 takes no mask, which data.document_mask needs; choose sdpa instead"
+        )
+    if precision == "fp32":
+        raise UserError(
+            "train.attention flash_attention_2 computes in 16 bits only; choose sdpa, or train.precision bf16 or fp16"
+        )
+    if find_spec("flash_attn") is None:
+        raise UserError(
+            "train.attention flash_attention_2 needs the package flash-attn, which is not installed "
+            "(`pip install flash-attn --no-build-isolation`, with CUDA); sdpa uses torch's own flash kernel"
+        )

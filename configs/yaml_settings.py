@@ -53,7 +53,11 @@ def _check_keys(
             raise UserError(f"{line}: {unknown_setting(name, known)}")
         places[name] = SettingPlace(line, value.value if isinstance(value, yaml.ScalarNode) else None)
         is_group = any(each.startswith(f"{name}.") for each in known)
-        if is_group and isinstance(value, yaml.MappingNode):
+        if is_group and not isinstance(value, yaml.MappingNode):
+            raise UserError(
+                f"{line}: {name} is a group of settings; write each on a line of its own below it, indented"
+            )
+        if is_group:
             _check_keys(value, source, known, f"{name}.", places)
 
 

@@ -43,6 +43,11 @@ def is_main_rank(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get("WORLD_SIZE", "1") == "1" or environment.get("RANK", "0") == "0"
 
 
+def counted_ranks(count: int) -> str:
+    """Return `1 rank`, `2 ranks`, ..., for messages."""
+    return f"{count} rank{'' if count == 1 else 's'}"
+
+
 def whole_number(environment: Mapping[str, str], name: str, default: int, least: int = 0) -> int:
     """Return the whole number that a variable holds, or `default` where it is not set.
 

@@ -19,18 +19,18 @@ from malmoi.configs.run import RunSettings
 from malmoi.disk_space import readable_bytes
 from malmoi.errors import EXIT_DONE
 from malmoi.inference.model_folder import quiet_transformers
-from malmoi.ranks import is_main_rank
+from malmoi.ranks import counted_ranks, is_main_rank
 from malmoi.train.backends import BACKENDS
 from malmoi.train.builder import Trainee
 from malmoi.train.checkpoint.format import newest_valid_checkpoint
 from malmoi.train.checkpoint.resume import check_resumable
-from malmoi.train.finetune import FIXED, build_finetuning, check_finetuning
+from malmoi.train.finetune import build_finetuning, check_finetuning
 from malmoi.train.memory import StateSize, state_size
 from malmoi.train.metrics.throughput import peak_memory_mib
 from malmoi.train.models.spec import padded_vocabulary
 from malmoi.train.pretrain import check_run
 from malmoi.train.pretrain_run import build_pretraining
-from malmoi.train.run_dir import make_run_dir, prepare_run
+from malmoi.train.run_dir import FINETUNING_FIXED, make_run_dir, prepare_run
 from malmoi.train.trainer import Trainer
 
 STEPS = 3
@@ -59,8 +59,8 @@ def dry_run(settings: RunSettings) -> int:
     console = Console(quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     console.print(f"parameters    {parameters:,}")
     console.print(
-        f"steps         {plan.max_steps:,} of {batch} x {block} tokens ({plan.micro_batch_size} samples x {ranks} "
-        f"ranks x {plan.accumulation} accumulated)"
+        f"steps         {plan.max_steps:,} of {batch} x {block} tokens ({plan.micro_batch_size} samples x "
+        f"{counted_ranks(ranks)} x {plan.accumulation} accumulated)"
     )
     console.print(
         f"tokens        {tokens:,}, {tokens / parameters:.1f} a parameter, "
@@ -78,7 +78,7 @@ def finetune_dry_run(settings: FinetuneSettings) -> int:
     """
     check_finetuning(settings)
     quiet_transformers()
-    folder = make_run_dir(settings, FIXED)
+    folder = make_run_dir(settings, FINETUNING_FIXED)
     console = Console(quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     run = build_finetuning(settings, folder, console)
     trainer, trainee, train_examples = run.trainer, run.trainee, run.files.train
@@ -87,7 +87,7 @@ def finetune_dry_run(settings: FinetuneSettings) -> int:
     console.print(f"parameters    {plan.parameters:,}, and those of the head")
     console.print(
         f"steps         {plan.max_steps:,} of {plan.train.global_batch_size} examples ({plan.micro_batch_size} "
-        f"examples x {env.dims.dp_size} ranks x {plan.accumulation} accumulated)"
+        f"examples x {counted_ranks(env.dims.dp_size)} x {plan.accumulation} accumulated)"
     )
     console.print(
         f"examples      {examples:,}, {examples / len(train_examples):.2f} epochs of {len(train_examples):,}; about "

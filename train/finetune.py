@@ -22,7 +22,7 @@ from malmoi.errors import EXIT_DONE, EXIT_STOPPED, RunFailed, UserError, require
 from malmoi.evaluation.label_metrics import Estimate, Predictions, class_scores, confusion_counts, label_metrics
 from malmoi.inference.model_folder import quiet_transformers
 from malmoi.plugins import load_plugins
-from malmoi.ranks import is_main_rank
+from malmoi.ranks import counted_ranks, is_main_rank
 from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
@@ -50,12 +50,16 @@ from malmoi.train.metrics.trackers import require_trackers
 from malmoi.train.models import MODELS, ClassifierSpec, ModelSpec, SpecialTokenIds
 from malmoi.train.models.gpt2_folder import hf_config
 from malmoi.train.models.spec import padded_vocabulary
-from malmoi.train.run_dir import MODEL_FOLDER, make_run_dir, run_lock, setting_changes, settings_as_json
+from malmoi.train.run_dir import (
+    FINETUNING_FIXED,
+    MODEL_FOLDER,
+    make_run_dir,
+    run_lock,
+    setting_changes,
+    settings_as_json,
+)
 from malmoi.train.tasks.classification import LabeledTask, mean_loss, most_frequent, predictions
 from malmoi.train.trainer import Trainer
-
-FIXED = ("init_from", "random_init", "dropout", "task.", "train.seed", "optim.name")
-"""Beginnings of the names of settings that a fine-tuning run keeps to its end."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def finetune(settings: FinetuneSettings) -> int:
     """
     console = Console(stderr=True, quiet=not is_main_rank(), highlight=False, soft_wrap=True)
     check_finetuning(settings)
-    folder = make_run_dir(settings, FIXED)
+    folder = make_run_dir(settings, FINETUNING_FIXED)
     try:
         finished = finished_finetuning(folder)
     except DamagedFileError as error:
@@ -316,7 +320,7 @@ def _summary(run: Finetuning) -> str:
     batch = plan.train.global_batch_size
     return (
         f"{plan.max_steps:,} steps of {batch} examples ({plan.micro_batch_size} examples x "
-        f"{run.trainer.env.dims.dp_size} ranks x {plan.accumulation} accumulated), "
+        f"{counted_ranks(run.trainer.env.dims.dp_size)} x {plan.accumulation} accumulated), "
         f"{plan.max_steps * batch / examples:.2f} epochs of {examples:,}"
     )
 

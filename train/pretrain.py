@@ -9,11 +9,13 @@ from typing import Any, get_args
 from rich.console import Console
 
 from malmoi.checked_json import DamagedFileError
-from malmoi.configs.model import ArchitectureName
+from malmoi.configs.model import ArchitectureName, check_heads
 from malmoi.configs.optim import OptimizerName, ScheduleName
+from malmoi.configs.outputs import LogSettings
 from malmoi.configs.parser import check_settings
 from malmoi.configs.run import RunSettings, TaskName
-from malmoi.errors import EXIT_DONE, EXIT_STOPPED
+from malmoi.configs.train import check_attention
+from malmoi.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from malmoi.lazy_imports import fast_imports
 from malmoi.plugins import load_plugins
 from malmoi.ranks import is_main_rank
@@ -68,6 +70,13 @@ def check_run(settings: RunSettings) -> None:
     """
     load_plugins(settings.plugins)
     check_settings(settings)
+    check_heads(settings.model)
+    check_attention(settings.train, settings.train.precision, settings.data.document_mask)
+    if settings.generate.max_new_tokens >= settings.model.block_size and settings.generate.max_length is None:
+        raise UserError(
+            f"generate.max_new_tokens {settings.generate.max_new_tokens}: with a prompt they do not fit the model's "
+            f"context, model.block_size {settings.model.block_size}; lower it"
+        )
     if settings.checkpoint.dir is not None:
         open_storage(settings.checkpoint.dir)
     launch = read_launch_env()
@@ -85,6 +94,11 @@ def check_run(settings: RunSettings) -> None:
             from malmoi.train.builder import check_names
 
         check_names(settings, backend)
+    if settings.log != LogSettings(every=settings.log.every, profile_steps=settings.log.profile_steps):
+        with fast_imports():
+            from malmoi.train.metrics.trackers import require_trackers
+
+        require_trackers(settings.log.trackers, settings.log.tracker_args)
 
 
 def _is_built_in(name: str, kind: Any) -> bool:

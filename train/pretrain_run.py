@@ -17,6 +17,7 @@ from malmoi.data_prep.tokenizer.encode import auto_tokenizer
 from malmoi.errors import RunFailed, UserError
 from malmoi.inference.generate import sample_prompts
 from malmoi.inference.model_folder import load_model, quiet_transformers
+from malmoi.ranks import counted_ranks
 from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
@@ -188,7 +189,7 @@ def _summary(settings: RunSettings, run: Pretraining) -> Iterator[str]:
     )
     yield (
         f"{plan.max_steps:,} steps of {train.global_batch_size} x {settings.model.block_size} tokens "
-        f"({plan.micro_batch_size} samples x {ranks} ranks x {plan.accumulation} accumulated), "
+        f"({plan.micro_batch_size} samples x {counted_ranks(ranks)} x {plan.accumulation} accumulated), "
         f"{plan.max_steps * train.global_batch_size / run.samples_per_epoch:.2f} epochs of {run.train_tokens:,} tokens"
     )
 

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from malmoi.data_prep.pipeline.build import records_its_corpus, tokenizer_build,
 from malmoi.data_prep.pipeline.mixture import SourceShards, prepare_sources
 from malmoi.data_prep.tokenizer.encode import check_tokenizer
 from malmoi.data_prep.tokenizer.train import TOKENIZER_FILE
-from malmoi.errors import UserError, one_line
+from malmoi.errors import RunFailed, UserError, one_line
 from malmoi.ranks import is_main_rank, launched_ranks
 from malmoi.registry import registry_entry
 from malmoi.train.checkpoint.storage import checkpoint_step, open_storage
@@ -44,6 +44,8 @@ FIXED = (
     *("train.seed", "optim.name"),
 )
 """Beginnings of the names of settings that a run keeps to its end."""
+FINETUNING_FIXED = ("init_from", "random_init", "dropout", "task.", "train.seed", "optim.name")
+"""The same of a fine-tuning run."""
 HYPERPARAMETERS = frozenset(
     {
         *("train.global_batch_size", "optim.lr", "optim.betas", "optim.eps", "optim.weight_decay"),
@@ -101,6 +103,11 @@ def prepare_run(settings: RunSettings) -> PreparedRun:
     Raises:
         UserError: the corpus, the tokenizer or the run folder is not usable.
     """
+    with no_empty_folder(Path(settings.run)):
+        return _prepared_run(settings)
+
+
+def _prepared_run(settings: RunSettings) -> PreparedRun:
     folder = make_run_dir(settings, FIXED)
     if settings.init_from is not None:
         _check_init_model(settings.init_from, settings)
@@ -165,6 +172,19 @@ def _check_init_model(init_from: str, settings: RunSettings) -> None:
     registry_entry(MODELS, "model.architecture", settings.model.architecture).check_hf(Path(init_from), settings.model)
 
 
+@contextmanager
+def no_empty_folder(folder: Path) -> Iterator[None]:
+    """Delete the folders on the way to `folder` that a start which is refused made, and left empty."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for each in made:
+                each.rmdir()
+        raise
+
+
 def make_run_dir(settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> Path:
     """Return the run folder, made unless it is there; what it holds is the same run.
 
@@ -187,7 +207,7 @@ def make_run_dir(settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...
     except DamagedFileError as error:
         if is_main_rank():
             log.warning("%s", error)
-    _check_unchanged(folder, settings, fixed)
+    check_unchanged(folder, settings, fixed)
     return folder
 
 
@@ -196,7 +216,8 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Hold the run folder, on rank 0, against a second start of the same run.
 
     Raises:
-        UserError: another process trains here.
+        UserError: another process trains here, or the lock cannot be made.
+        RunFailed: the folder was deleted meanwhile.
     """
     lock = FileLock(folder / ".training.lock", blocking=False, fallback_to_soft=False)
     if is_main_rank():
@@ -204,8 +225,14 @@ def run_lock(folder: Path) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             raise UserError(f"{folder}: another process trains here; wait for it, or choose another --run") from None
+        except IsADirectoryError as error:
+            raise UserError(f"{lock.lock_file}: is a folder in place of the run's lock; delete it") from error
     try:
         yield
+    except OSError as error:
+        if not folder.is_dir():
+            raise RunFailed(f"{folder}: was deleted while it trained; train again, in another --run perhaps") from error
+        raise
     finally:
         lock.release()
 
@@ -265,10 +292,13 @@ def _recorded_settings(folder: Path) -> dict[str, Any]:
     return recorded
 
 
-def _check_unchanged(folder: Path, settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> None:
-    """Refuse to continue a run whose tokenizer, model or optimizer would be another one.
+def check_unchanged(folder: Path, settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...]) -> None:
+    """Check that `folder` holds no run whose tokenizer, model or optimizer is another one.
 
     Before the first checkpoint nothing depends on them: settings that were refused may be corrected.
+
+    Raises:
+        UserError: it does.
     """
     if not _has_checkpoint(folder, settings):
         return

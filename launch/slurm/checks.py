@@ -8,6 +8,7 @@ import psutil
 from malmoi.errors import UserError
 from malmoi.launch.slurm.cluster import Node, Partition, nodes_of, partitions, time_limit_seconds
 from malmoi.launch.slurm.request import Request
+from malmoi.ranks import counted_ranks
 
 SHARED_FILE_SYSTEMS = (
     "nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "afs", "glusterfs", "panfs", "orangefs", "pvfs",
@@ -53,11 +54,11 @@ def _check_batch(request: Request) -> None:
     train = request.settings.train
     # An automatic micro-batch adapts to whatever share of the batch a rank has.
     micro_batch_size = train.micro_batch_size if isinstance(train.micro_batch_size, int) else 1
-    samples = micro_batch_size * request.ranks
+    samples, nodes = micro_batch_size * request.ranks, request.options.nodes
     if train.global_batch_size % samples:
         raise UserError(
             f"train.global_batch_size {train.global_batch_size} is no multiple of train.micro_batch_size "
-            f"{train.micro_batch_size} x {request.ranks} ranks ({request.options.nodes} nodes x "
+            f"{train.micro_batch_size} x {counted_ranks(request.ranks)} ({nodes} node{'' if nodes == 1 else 's'} x "
             f"{request.ranks_per_node}) = {samples}; change one of them"
         )
 

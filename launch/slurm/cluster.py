@@ -10,6 +10,8 @@ from pathlib import Path
 from malmoi.errors import UserError
 
 TIMEOUT_SECONDS = 60
+NO_CLUSTER = ("Could not establish a configuration source", "resolve_ctls_from_dns_srv", "slurm.conf: No such file")
+"""What Slurm's commands say where they are installed and no cluster is configured."""
 FIELD = re.compile(r"(?:^| )([A-Za-z][\w:/]*)=(\S*)")
 GPUS = re.compile(r"gpu(?::(?P<kind>[A-Za-z][\w.-]*))?:(?P<count>\d+)")
 ENDED = frozenset(
@@ -85,6 +87,10 @@ def slurm_output(*words: str, cwd: Path | None = None) -> str:
         ) from None
     if done.returncode != 0:
         message = " ".join((done.stderr or done.stdout).split())
+        if any(sign in message for sign in NO_CLUSTER):
+            raise UserError(
+                f"{words[0]} finds no cluster here: run this where the cluster's jobs are submitted, on a login node"
+            )
         raise UserError(f"{words[0]}: {message.removeprefix(f'{words[0]}: ').removeprefix('error: ')}")
     return done.stdout
 

@@ -85,7 +85,7 @@ def parse_request(argv: Sequence[str], prog: str, description: str) -> Request:
             if name == CLUSTER:
                 target, word = job, "--config" + equals + value
             elif not is_known:
-                raise UserError(unknown_setting(name, [*job_names, *run_names, CLUSTER, FINETUNE], flag="--"))
+                raise UserError(unknown_setting(name, ["config", *job_names, *run_names, CLUSTER, FINETUNE], flag="--"))
             else:
                 target = job if name in job_names or name == "help" else run
         elif word == "-h":

@@ -23,6 +23,8 @@ class RunStatus:
     """A run in the queue and in training; what is unknown is none."""
 
     jobs: tuple[JobState, ...]
+    is_submitted: bool
+    """Whether any job of it was submitted or started."""
     starts: int
     restarts: int
     """Starts of the latest submission after its first."""
@@ -57,6 +59,7 @@ def run_status(folder: Path) -> RunStatus:
         left = max(0, planned - last.step) * (last.tokens_seen / last.step) / last.tokens_per_sec
     return RunStatus(
         jobs=tuple(state for job in records.latest_jobs() for state in job_states(job)),
+        is_submitted=bool(records.submissions or records.starts),
         starts=len(records.starts),
         restarts=records.restarts(),
         step=last.step if last else None,
@@ -108,7 +111,9 @@ def status_lines(folder: Path, status: RunStatus) -> list[str]:
         time = f", {job.run_time} of {job.time_limit}" if job.run_time else ""
         lines.append(f"job {job.job}: {job.state}{reason}{where}{time}")
     if not status.jobs:
-        lines.append("its jobs have left the queue" if status.starts else "not started yet")
+        lines.append(
+            "its jobs have left the queue" if status.is_submitted else "trained here, and never submitted to Slurm"
+        )
     lines.append(f"starts {status.starts}, restarts of the latest submission {status.restarts}")
     if status.step is None:
         lines.append("no step logged yet")

@@ -12,6 +12,16 @@ from malmoi.launch.slurm.cluster import cancel, job_states, submit
 from malmoi.launch.slurm.records import Submission, read_records, record_submission
 from malmoi.launch.slurm.request import Request
 from malmoi.launch.slurm.script import JOB_FOLDER, SETTINGS_FILE, ArrayJob, data_script, train_script
+from malmoi.ranks import counted_ranks
+from malmoi.train.finetune_result import finished_finetuning
+from malmoi.train.run_dir import (
+    FINETUNING_FIXED,
+    FIXED,
+    HYPERPARAMETERS,
+    check_unchanged,
+    finished_result,
+    setting_changes,
+)
 
 TRAIN_SCRIPT, DATA_SCRIPT = "job.sh", "data_job.sh"
 
@@ -23,11 +33,29 @@ def submit_run(request: Request) -> Submission:
         UserError: the request is invalid, the cluster cannot run it, or Slurm refuses the job.
     """
     check_request(request)
+    check_continues(request.run, request.settings)
     check_cluster(request)
     check_not_queued(request.run)
     settings = write_settings(request.run, request.settings)
     data = data_script(request, request.run, str(settings), ()) if request.options.data_job else None
     return submit_scripts(request, train_script(request, str(settings), ()), data)
+
+
+def check_continues(run: Path, settings: RunSettings | FinetuneSettings) -> None:
+    """Check that the job would train: the run folder holds no other run, and none that is done under other settings.
+
+    Raises:
+        UserError: it does.
+    """
+    is_finetuning = isinstance(settings, FinetuneSettings)
+    check_unchanged(run, settings, FINETUNING_FIXED if is_finetuning else FIXED)
+    finished = finished_finetuning(run) if is_finetuning else finished_result(run)
+    changes = [change.text for change in setting_changes(run, settings) if change.name in HYPERPARAMETERS]
+    if finished is not None and changes and finished.steps == settings.train.max_steps:
+        raise UserError(
+            f"{run}: all {finished.steps} steps are done, so this would train nothing: {'; '.join(changes)}; choose "
+            "another --run, or raise train.max_steps"
+        )
 
 
 def check_not_queued(run: Path) -> None:
@@ -89,7 +117,7 @@ def submit_scripts(request: Request, train: str, data: str | None) -> Submission
 def submission_summary(request: Request, submission: Submission, array: ArrayJob | None = None) -> str:
     """Return what `submit` prints: the job's id, and the commands that follow and cancel it."""
     options = request.options
-    where = f"{options.nodes} x {request.ranks_per_node} ranks"
+    where = f"{options.nodes} x {counted_ranks(request.ranks_per_node)}"
     what = f"{array.runs} runs, each on {where}" if array is not None else f"{request.run.name} on {where}"
     jobs = [submission.job] if submission.data_job is None else [submission.job, submission.data_job]
     lines = [f"job {submission.job}: {what}, at most {options.time} an allocation"]

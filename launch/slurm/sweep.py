@@ -15,7 +15,7 @@ from malmoi.launch.slurm.cluster import job_states
 from malmoi.launch.slurm.records import Submission, read_records
 from malmoi.launch.slurm.request import Request
 from malmoi.launch.slurm.script import JOB_FOLDER, RUN_DIGITS, ArrayJob, data_script, train_script
-from malmoi.launch.slurm.submit import check_not_queued, submit_scripts, write_settings
+from malmoi.launch.slurm.submit import check_continues, check_not_queued, submit_scripts, write_settings
 from malmoi.train.metrics.records import read_metrics
 from malmoi.train.run_dir import finished_result
 
@@ -127,6 +127,7 @@ def submit_sweep(request: Request) -> tuple[Submission, ArrayJob]:
     requests = sweep_requests(request, runs)
     for one in requests:
         check_request(one)
+        check_continues(one.run, one.settings)
     check_cluster(request)
     check_not_queued(request.run)
     _write_sweep(request.run, runs)

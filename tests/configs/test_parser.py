@@ -225,3 +225,11 @@ def test_a_wrong_key_of_a_source_is_named_wherever_it_is_given(
         with pytest.raises(UserError) as error:
             load()
         assert str(error.value).startswith(f"{place}corpus.sources: {message}")
+
+
+@pytest.mark.parametrize("value", ["3", "[a]", ""])
+def test_a_value_in_place_of_a_group_is_refused_at_its_line(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"run: a\ntrain: {value}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"c\.yaml:2: train is a group of settings; write each on a line of its own"):
+        load_config(file)

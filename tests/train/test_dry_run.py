@@ -26,7 +26,7 @@ def test_it_shows_memory_steps_tokens_disk_and_time_and_leaves_what_preparing_le
     assert done.returncode == 0, done.stderr
     shown = done.stdout
     assert "parameters    " in shown
-    assert "1,000 of 8 x 32 tokens (4 samples x 1 ranks x 2 accumulated)" in shown
+    assert "1,000 of 8 x 32 tokens (4 samples x 1 rank x 2 accumulated)" in shown
     assert re.search(r"tokens        256,000, \d+\.\d a parameter, \d+\.\d\d epochs of", shown)
     for backend in BACKENDS:
         assert backend in shown

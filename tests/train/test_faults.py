@@ -339,7 +339,7 @@ def test_the_largest_micro_batch_that_fits_is_found_and_the_run_is_the_same(
     words = as_flags(file, run=runs[1], train__micro_batch_size="auto", train__max_steps=5)
     done = faulty_alone("oom", "0", "0", *words)
     assert done.returncode == 0, done.stderr
-    assert "(2 samples x 1 ranks x 4 accumulated)" in done.stderr.replace("\n", " ")
+    assert "(2 samples x 1 rank x 4 accumulated)" in done.stderr.replace("\n", " ")
     ours, theirs = (step_losses(run) for run in runs)
     assert max(abs(one - other) for one, other in zip(ours, theirs, strict=True)) < 5e-6
 

@@ -305,7 +305,7 @@ def test_settings_that_do_not_go_together_are_named(
 def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(config: Path, tmp_path: Path) -> None:
     done = run_malmoi("finetune", *as_flags(config, run=tmp_path / "run"), "--dry_run")
     assert done.returncode == 0, done.stderr
-    assert "12 of 8 examples (4 examples x 1 ranks x 2 accumulated)" in done.stdout
+    assert "12 of 8 examples (4 examples x 1 rank x 2 accumulated)" in done.stdout
     assert "examples      96, 1.50 epochs of 64" in done.stdout
     for shown in ("parameters    ", "zero3", "for 4 checkpoints of", "(measured: ", "memory seen"):
         assert shown in done.stdout
@@ -330,7 +330,7 @@ def test_the_largest_micro_batch_is_tried_on_the_longest_examples_and_the_run_is
             monkeypatch.setattr(malmoi.train.tasks.classification, "joint_loss_sum", little_memory)
         runs[size] = tmp_path / str(size)
         assert finetune(with_settings(few, run=str(runs[size]), train__micro_batch_size=size)) == 0
-    assert "(2 examples x 1 ranks x 4 accumulated)" in capfd.readouterr().err.replace("\n", " ")
+    assert "(2 examples x 1 rank x 4 accumulated)" in capfd.readouterr().err.replace("\n", " ")
     tokenizer = example_tokenizer(Path(settings.init_from), 32)
     longest = max(map(len, read_examples(settings.task.train, settings.task, tokenizer).ids))
     assert shapes[:4] == [(1, longest), (8, longest), (4, longest), (2, longest)]

@@ -5,18 +5,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
+from malmoi.configs.corpus import CorpusSettings
 from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.parser import setting_names, settings_as_yaml
 from malmoi.configs.run import RunSettings
 from malmoi.data_prep.pipeline.build import build_tokenizer
-from malmoi.errors import UserError
+from malmoi.errors import RunFailed, UserError
 from malmoi.train.dry_run import dry_run
 from malmoi.train.pretrain import pretrain
-from malmoi.train.run_dir import FIXED, HYPERPARAMETERS, prepare_run, record_settings, run_lock
+from malmoi.train.run_dir import FINETUNING_FIXED, FIXED, HYPERPARAMETERS, prepare_run, record_settings, run_lock
 from tests.launching import metrics, with_settings
 from tests.time_limits import seconds
 
@@ -44,8 +46,9 @@ def test_a_setting_that_was_refused_may_be_corrected_until_a_checkpoint_holds_it
         checkpoint__dir=place and place.format(tmp_path.name),
         eval__every=0,
     )
-    with pytest.raises(UserError, match=r"model.n_head 3 does not divide"):
-        pretrain(with_settings(wanted, model__n_head=3))
+    nonsense = {"tensorboard": {"nonsense": 1}}
+    with pytest.raises(UserError, match=r"log.tracker_args: .*nonsense"):
+        pretrain(with_settings(wanted, model__n_layer=1, log__tracker_args=nonsense))
     # Lines of a start that ended before its first checkpoint.
     (tmp_path / "run" / "metrics.jsonl").write_text(
         '{"step": 1, "tokens_seen": 1, "event": "resume", "text": ""}\n', encoding="utf-8"
@@ -94,10 +97,72 @@ def test_variables_of_an_earlier_launch_let_no_second_training_in(
         pass
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model__n_head": 3}, "model.n_head 3 does not divide model.n_embd 32"),
+        (
+            {"generate__max_new_tokens": 32},
+            "generate.max_new_tokens 32: with a prompt they do not fit .*block_size 32",
+        ),
+        ({"train__attention": "flash_attention_2", "train__precision": "bf16"}, "needs the package flash-attn"),
+        ({"log__trackers": ("tensorbord",)}, "log.trackers tensorbord: no such tracker; did you mean 'tensorboard'"),
+        ({"corpus": CorpusSettings(input=("no such file",))}, "no such file"),
+        ({"corpus": CorpusSettings()}, "corpus.input"),
+    ],
+)
+def test_a_start_that_is_refused_leaves_no_folder(
+    tiny_settings: RunSettings, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    """And says so before tokenizer and shards are built."""
+    refused = with_settings(
+        tiny_settings, run=str(tmp_path / "runs" / "run"), data__cache=str(tmp_path / "cache"), **change
+    )
+    with pytest.raises(UserError, match=message):
+        pretrain(refused)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_whose_folder_was_renamed_is_named(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    newest = run / "checkpoints" / "step-000020"
+    newest.rename(newest.with_name("step-000030"))
+    message = r"step-000030: holds step 20, so the folder was renamed or copied; name it step-000020 again"
+    with pytest.raises(UserError, match=message):
+        pretrain(with_settings(tiny_settings, run=str(run), train__max_steps=22))
+
+
+def test_without_trackers_accelerate_warns_of_none(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    run = with_settings(tiny_settings, run=str(tmp_path / "run"), train__max_steps=1, log__trackers=())
+    assert pretrain(with_settings(run, eval__every=0)) == 0
+    assert not [str(warning.message) for warning in recwarn if "tracker" in str(warning.message)]
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_a_folder_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".training.lock").mkdir()
+    with pytest.raises(UserError, match=r"\.training\.lock: is a folder in place of"), run_lock(tmp_path):
+        pass
+
+
+def test_a_run_folder_that_is_deleted_while_it_trains_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(RunFailed, match="run: was deleted while it trained"), run_lock(folder):
+        shutil.rmtree(folder)
+        (folder / "metrics.jsonl").write_text("", encoding="utf-8")
+
+
 def test_hyperparameters_and_fixed_settings_are_settings() -> None:
     names = {*setting_names(RunSettings), *setting_names(FinetuneSettings)}
     assert names >= HYPERPARAMETERS
-    assert all(any(name.startswith(beginning) for name in names) for beginning in FIXED)
+    for fixed in (FIXED, FINETUNING_FIXED):
+        assert all(any(name.startswith(beginning) for name in names) for beginning in fixed)
 
 
 def test_a_finished_run_refuses_a_changed_hyperparameter(

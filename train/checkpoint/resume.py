@@ -7,7 +7,7 @@ import torch
 
 from malmoi.errors import UserError
 from malmoi.train.checkpoint.format import Checkpoint, read_checkpoint
-from malmoi.train.checkpoint.storage import Storage, checkpoint_name
+from malmoi.train.checkpoint.storage import Storage, checkpoint_name, checkpoint_step
 from malmoi.train.distributed.dist_env import DistEnv
 
 Selection = Callable[[Storage], tuple[Checkpoint | None, list[str]]]
@@ -41,18 +41,23 @@ def select_checkpoint(
         report: called with what is wrong with those that were skipped.
 
     Raises:
-        UserError: another rank does not see it.
+        UserError: another rank does not see it, or its folder is named after another step.
     """
     found: Checkpoint | None = None
     if env.is_main:
         found, errors = select(storage)
         for error in errors:
             report(f"skipped a damaged checkpoint: {error}")
-    own = 0 if found is None else found.state.step
-    step = int(env.accelerator.reduce(torch.tensor(own, device=env.device), "sum"))
+    own = (0, 0) if found is None else (found.state.step, checkpoint_step(found.name) or 0)
+    step, named_step = env.accelerator.reduce(torch.tensor(own, device=env.device), "sum").tolist()
     if step == 0:
         return None
     name = checkpoint_name(step)
+    if named_step != step:
+        raise UserError(
+            f"{storage.place(checkpoint_name(named_step))}: holds step {step}, so the folder was renamed or copied; "
+            f"name it {name} again, or move it away"
+        )
     if name not in storage.names():
         raise UserError(
             f"{storage.place(name)}: rank 0 resumes from here and rank {env.dims.dp_rank} does not see it; put the run "

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from malmoi.errors import UserError
+from malmoi.ranks import counted_ranks
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ParallelDims:
         if global_batch_size % together:
             raise UserError(
                 f"train.global_batch_size {global_batch_size} is no multiple of train.micro_batch_size "
-                f"{micro_batch_size} x {self.dp_size} ranks = {together}; change one of them, or set "
+                f"{micro_batch_size} x {counted_ranks(self.dp_size)} = {together}; change one of them, or set "
                 "train.micro_batch_size auto"
             )
         return global_batch_size // together

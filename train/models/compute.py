@@ -7,14 +7,13 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from malmoi.configs.train import Precision, TrainSettings
+from malmoi.configs.train import Precision, TrainSettings, check_attention
 from malmoi.errors import UserError
 from malmoi.inference.model_folder import use_fused_gelu
 from malmoi.train.models.attention import CPU_SDPA
@@ -41,8 +40,7 @@ def configure_compute(
     Raises:
         UserError: what is requested is not installed, or cannot be combined.
     """
-    if settings.attention == "flash_attention_2":
-        _check_flash_attention(precision, document_mask)
+    check_attention(settings, precision, document_mask)
     on_cpu_in_16_bits = precision != "fp32" and not torch.cuda.is_available()
     attention = CPU_SDPA if settings.attention == "sdpa" and on_cpu_in_16_bits else settings.attention
     model.set_attn_implementation(attention)  # type: ignore[operator]
@@ -57,19 +55,3 @@ def configure_compute(
             raise UserError(f"train.compile: {missing}; install it, or set train.compile false")
         for block in blocks:
             block.compile()
-
-
-def _check_flash_attention(precision: Precision, document_mask: bool) -> None:
-    if document_mask:
-        raise UserError(
-            "train.attention flash_attention_2 takes no mask, which data.document_mask needs; choose sdpa instead"
-        )
-    if precision == "fp32":
-        raise UserError(
-            "train.attention flash_attention_2 computes in 16 bits only; choose sdpa, or train.precision bf16 or fp16"
-        )
-    if find_spec("flash_attn") is None:
-        raise UserError(
-            "train.attention flash_attention_2 needs the package flash-attn, which is not installed "
-            "(`pip install flash-attn --no-build-isolation`, with CUDA); sdpa uses torch's own flash kernel"
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
-from malmoi.configs.model import ModelSettings
+from malmoi.configs.model import ModelSettings, check_heads
 from malmoi.configs.train import TrainSettings
 from malmoi.errors import UserError, first_line
 from malmoi.train.models.attention import document_mask
@@ -77,8 +77,7 @@ def gpt2_config(settings: ModelSettings, vocab_size: int, special: SpecialTokenI
     Raises:
         UserError: the heads do not divide the hidden size.
     """
-    if settings.n_embd % settings.n_head:
-        raise UserError(f"model.n_head {settings.n_head} does not divide model.n_embd {settings.n_embd}; change one")
+    check_heads(settings)
     return GPT2Config(
         vocab_size=vocab_size,
         n_positions=settings.block_size,

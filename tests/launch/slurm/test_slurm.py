@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from malmoi.configs.commands import SlurmOptions
 from malmoi.configs.finetune import FinetuneSettings, FinetuneTrainSettings
-from malmoi.configs.parser import settings_as_yaml
+from malmoi.configs.parser import parse_settings, settings_as_yaml
 from malmoi.configs.run import RunSettings
 from malmoi.errors import UserError
 from malmoi.launch.cli import main
@@ -24,6 +24,7 @@ from malmoi.launch.slurm.status import run_status
 from malmoi.launch.slurm.sweep import combinations, parse_grid, sweep_requests
 from malmoi.train.finetune_result import FinetuneResult, write_finetuning
 from malmoi.train.metrics.records import StepMetrics, TaskValMetrics, append_metrics
+from malmoi.train.run_dir import RunResult, settings_as_json, write_result
 from tests.launching import run_malmoi
 
 SHELLCHECK = str(Path(sys.executable).parent / "shellcheck")
@@ -391,3 +392,58 @@ def test_status_of_fine_tuning_shows_step_and_end(tmp_path: Path) -> None:
     assert (status.step, status.steps, status.bits_per_byte, status.is_finished) == (4, 8, None, False)
     write_finetuning(tmp_path, FinetuneResult({}, 8, 8, 64, ("0", "1"), ()))
     assert run_status(tmp_path).is_finished
+
+
+def finished(folder: Path, *words: str) -> None:
+    """Have a run's folder hold a finished run of one step with these settings."""
+    given = ["--config", "demo", "--model.n_layer=12", *words, f"--run={folder}", "--train.max_steps=1"]
+    settings = parse_settings(RunSettings, given, "", "")
+    (folder / "checkpoints" / "step-000001").mkdir(parents=True)
+    (folder / "config.yaml").write_text(settings_as_yaml(settings), encoding="utf-8")
+    write_result(folder, RunResult(settings_as_json(settings), 1, 1, None, None, "", ()))
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (("--optim.lr=1e-4",), "000: all 1 steps are done, so this would train nothing: optim.lr was 0.0001 and is"),
+        (("--model.n_layer=2",), "000: holds another run: model.n_layer was 2 and is now 12"),
+    ],
+)
+def test_a_job_that_would_train_nothing_is_refused_before_the_queue(
+    tmp_path: Path, before: tuple[str, ...], said: str
+) -> None:
+    finished(tmp_path / "000", *before)
+    flags = ("--config", "demo", "--train.max_steps=1", "--model.n_layer=12", "--run")
+    grid = ("--grid", "optim.lr=1e-3,2e-3")
+    assert said in refused("sweep", *flags, str(tmp_path), *grid)
+    assert said in refused("submit", *flags, str(tmp_path / "000"))
+    assert [each.name for each in tmp_path.iterdir()] == ["000"]
+
+
+def test_status_of_a_run_that_was_never_submitted_says_so(tmp_path: Path) -> None:
+    append_metrics(tmp_path, StepMetrics(1, 64, 3.5, 1e-4, 1.0, 0, 9.0, 0.1, 0.0, 0.0, 0.0, 0, 0.0, 9.0))
+    code, out, _ = in_process("status", str(tmp_path))
+    assert code == 0
+    assert out.startswith("trained here, and never submitted to Slurm\n")
+
+
+def test_a_command_of_slurm_without_a_cluster_is_one_line_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "scontrol"
+    command.write_text(
+        "#!/bin/sh\necho scontrol: error: fetch_config: DNS SRV lookup failed >&2\n"
+        "echo scontrol: fatal: Could not establish a configuration source >&2\nexit 1\n",
+        encoding="utf-8",
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    said = refused("submit", "--config", "demo", "--run", str(tmp_path / "run"))
+    assert said.endswith(
+        "scontrol finds no cluster here: run this where the cluster's jobs are submitted, on a login node\n"
+    )
+
+
+def test_a_misspelled_config_is_recognized() -> None:
+    assert "did you mean '--config'?" in refused("render", "--confg", "demo")

@@ -55,7 +55,7 @@ def test_a_setting_that_contradicts_the_launcher_is_refused() -> None:
     [
         (
             {"train__global_batch_size": 8, "train__micro_batch_size": 3},
-            "8 is no multiple of train.micro_batch_size 3 x 1 ranks",
+            "8 is no multiple of train.micro_batch_size 3 x 1 rank",
         ),
         (
             {"optim__name": "muon", "parallel__backend": "zero1"},
