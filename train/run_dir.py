@@ -225,8 +225,11 @@ def run_lock(folder: Path) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             raise UserError(f"{folder}: another process trains here; wait for it, or choose another --run") from None
-        except IsADirectoryError as error:
-            raise UserError(f"{lock.lock_file}: is a folder in place of the run's lock; delete it") from error
+        except OSError as error:
+            raise UserError(
+                f"{lock.lock_file}: cannot be locked ({error.strerror}); delete it, or put the run folder on a file "
+                "system that has locks"
+            ) from error
     try:
         yield
     except OSError as error:
