@@ -1,6 +1,7 @@
 """The files beside `tokenizer.json`: checked as far as `AutoTokenizer` reads them, without `transformers`."""
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def _object_in(file: Path) -> dict[str, Any]:
 
 def _text_in(file: Path) -> str | None:
     try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise UserError(f"{file}: a folder, pipe or device and no file; {REMEDY}")
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None

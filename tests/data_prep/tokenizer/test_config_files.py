@@ -1,6 +1,7 @@
 """A damaged file of a tokenizer's folder is named before anything is prepared with it."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -64,9 +65,12 @@ def test_a_damaged_file_is_named(tokenizer: Path, refused: Callable[[str], None]
     check_tokenizer(tokenizer)
 
 
-def test_a_folder_in_the_place_of_a_file_is_named(tokenizer: Path, refused: Callable[[str], None]) -> None:
-    (tokenizer / "special_tokens_map.json").mkdir()
-    refused(r"special_tokens_map\.json: cannot be read \(Is a directory\)")
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_named(
+    tokenizer: Path, refused: Callable[[str], None], make: Callable[[Path], object]
+) -> None:
+    make(tokenizer / "special_tokens_map.json")
+    refused(r"special_tokens_map\.json: a folder, pipe or device and no file")
 
 
 def test_values_that_no_tokenizer_has_are_named(tokenizer: Path, refused: Callable[[str], None]) -> None:
