@@ -136,7 +136,7 @@ def finetune(config: FinetuneSettings) -> FinetuneResult:
     while result is None or result.settings != settings:
         if is_main_rank():
             raise RunFailed(f"{config.run}: training ended without a result; train again")
-        # The first rank scores the model when the others are done; the launcher ends these if it fails.
+        # On another node it may not be seen yet.
         time.sleep(0.2)
         result = finished_finetuning(folder)
     return result

@@ -1,6 +1,6 @@
 """What an exported classifier answers to labeled examples: the numbers that `transformers`' pipeline gives."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,11 @@ from malmoi.train.data.labeled import Examples
 
 @torch.no_grad()
 def exported_outputs(
-    folder: Path, examples: Examples, device: torch.device, sums_sequences: bool
+    folder: Path,
+    examples: Examples,
+    device: torch.device,
+    sums_sequences: bool,
+    still_working: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """Return the outputs of the model in `folder` for all examples, `float32[examples, outputs]`, before a softmax.
 
@@ -24,6 +28,7 @@ def exported_outputs(
     Args:
         sums_sequences: an example's outputs are the sum of its sequences', as for similarity; else they are beside each
             other.
+        still_working: called after each sequence.
     """
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
@@ -35,6 +40,7 @@ def exported_outputs(
             ids = torch.from_numpy(sequence.astype(np.int64))[None].to(device)
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
             rows.append(logits[0].float().cpu().numpy())
+            still_working()
     outputs = np.stack(rows).reshape(len(examples), examples.sequences, -1)
     return outputs.sum(1) if sums_sequences else outputs.reshape(len(examples), -1)
 

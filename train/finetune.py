@@ -1,8 +1,9 @@
 """Fine-tuning: a pre-trained model and labeled examples to a classifier, by the trainer of pre-training."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from malmoi.train.checkpoint.storage import open_storage
 from malmoi.train.data.labeled import Examples, ExampleTokenizer, Row, classes_of, encoded, example_tokenizer, read_rows
 from malmoi.train.data.sample_order import planned_steps
 from malmoi.train.distributed.launch_env import read_launch_env
+from malmoi.train.distributed.rank_zero import while_others_wait
 from malmoi.train.distributed.rendezvous import met_ranks
 from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
 from malmoi.train.export import place_model_folder
@@ -123,7 +125,7 @@ def finetune(settings: FinetuneSettings) -> int:
             if not _train(settings, folder, console, stop):
                 return EXIT_STOPPED
         finished = finished_finetuning(folder)
-    # Another rank than the first leaves before there is a result.
+    # On another node it may not be seen yet.
     if finished is not None and is_main_rank():
         if finished.files:
             table_console(stderr=True).print(scores_table(finished))
@@ -277,32 +279,38 @@ def _special_token_ids(tokenizer: ExampleTokenizer) -> SpecialTokenIds:
 
 
 def _train(settings: FinetuneSettings, folder: Path, console: Console, stop: StopRequest) -> bool:
-    """Train, select and export, and score what was exported; false where a signal stopped it with a checkpoint saved.
-
-    Rank 0 scores alone, when the others have left: it may take longer than a rank may be silent.
-    """
+    """Train, export the best model and score it; false where a signal stopped it with a checkpoint saved."""
     with stop_ends_setup():
         run = build_finetuning(settings, folder, console)
     trainer, env = run.trainer, run.trainer.env
     console.print(_summary(run), soft_wrap=True)
     outcome = run_trainer(trainer, settings, stop)
-    step, weights = 0, {}
     if outcome.stopped_by is None:
         step = trainer.restore_best()
         weights = trainer.full_weights()
+
+        def export(still_working: Callable[[], None]) -> None:
+            files: list[FileScores] = []
+            write = partial(_export, run, weights, step, console, still_working)
+            place_model_folder(folder, lambda into: files.extend(write(into)))
+            counts = (outcome.state.step, step, len(run.files.train))
+            result = FinetuneResult(settings_as_json(settings), *counts, run.files.classes, tuple(files))
+            write_finetuning(folder, result)
+
+        while_others_wait(env, export)
     env.accelerator.wait_for_everyone()
     trainer.backend.close()
     env.leave()
-    if weights:
-        files: list[FileScores] = []
-        place_model_folder(folder, lambda into: files.extend(_export(run, weights, into, step, console)))
-        counts = (outcome.state.step, step, len(run.files.train))
-        write_finetuning(folder, FinetuneResult(settings_as_json(settings), *counts, run.files.classes, tuple(files)))
     return outcome.stopped_by is None
 
 
 def _export(
-    run: Finetuning, weights: dict[str, Tensor], folder: Path, step: int, console: Console
+    run: Finetuning,
+    weights: dict[str, Tensor],
+    step: int,
+    console: Console,
+    still_working: Callable[[], None],
+    folder: Path,
 ) -> Iterator[FileScores]:
     """Write the model of `step`, whose weights these are, into `folder`, and yield its scores.
 
@@ -312,7 +320,7 @@ def _export(
     kind, tokenizer, classes = run.settings.task.kind, run.tokenizer, run.files.classes
     run.classifier.export(weights, run.trainee.model.config, kind, tokenizer.size, tokenizer.pad, classes, folder)
     tokenizer.save(folder)
-    yield from _scores(run, folder, step, console)
+    yield from _scores(run, folder, step, console, still_working)
 
 
 def _summary(run: Finetuning) -> str:
@@ -325,7 +333,9 @@ def _summary(run: Finetuning) -> str:
     )
 
 
-def _scores(run: Finetuning, model: Path, step: int, console: Console) -> Iterator[FileScores]:
+def _scores(
+    run: Finetuning, model: Path, step: int, console: Console, still_working: Callable[[], None]
+) -> Iterator[FileScores]:
     """Score the exported model, that of `step`, on validation and test files.
 
     Raises:
@@ -339,7 +349,7 @@ def _scores(run: Finetuning, model: Path, step: int, console: Console) -> Iterat
             continue
         examples = scored.examples
         console.print(f"scoring the exported model on {examples.file}", markup=False)
-        outputs = exported_outputs(model, examples, device, kind == "similarity")
+        outputs = exported_outputs(model, examples, device, kind == "similarity", still_working)
         loss = mean_loss(outputs.astype(np.float64), examples, kind)
         if not math.isfinite(loss):
             raise RunFailed(

@@ -221,6 +221,13 @@ def test_the_shares_of_time_are_over_the_complete_run(tmp_path: Path, corpus_fil
     }
 
 
+def test_lengths_from_1024_tokens_on_are_in_binary_units(finished: Path) -> None:
+    [axis] = [
+        axis for figure in figures(page_of(finished)) if "ticktext" in (axis := figure["layout"].get("xaxis") or {})
+    ]
+    assert axis["ticktext"][3:8] == ["64", "256", "1Ki", "4Ki", "16Ki"]
+
+
 def test_runs_that_were_validated_on_different_texts_are_not_compared_in_silence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
