@@ -29,7 +29,16 @@ from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
 from malmoi.train.builder import Trainee, build_trainer, run_trainer
 from malmoi.train.checkpoint.storage import open_storage
-from malmoi.train.data.labeled import Examples, ExampleTokenizer, Row, classes_of, encoded, example_tokenizer, read_rows
+from malmoi.train.data.labeled import (
+    Examples,
+    ExampleTokenizer,
+    Row,
+    classes_of,
+    encoded,
+    example_tokenizer,
+    read_rows,
+    require_rows,
+)
 from malmoi.train.data.sample_order import planned_steps
 from malmoi.train.distributed.launch_env import read_launch_env
 from malmoi.train.distributed.rank_zero import while_others_wait
@@ -137,7 +146,8 @@ def check_finetuning(settings: FinetuneSettings) -> None:
     """Check that the settings make sense together.
 
     Raises:
-        UserError: one is missing or out of its range, needs another one, or does not fit the launcher.
+        UserError: one is missing or out of its range, needs another one, or does not fit the launcher; or there is no
+            such model or file.
     """
     load_plugins(settings.plugins)
     require_options("finetune", **{"init_from": bool(settings.init_from), "task.train": bool(settings.task.train)})
@@ -149,6 +159,12 @@ def check_finetuning(settings: FinetuneSettings) -> None:
         raise UserError("eval.patience needs a validation file; name one with --task.validation")
     if settings.task.validation is not None and settings.checkpoint.keep_best < 1:
         raise UserError("checkpoint.keep_best 0 would delete the model that the validation file selects; set it to 1")
+    # Before a folder is made for what cannot begin.
+    spec, _ = _model_family(Path(settings.init_from))
+    model_shape(settings, spec)
+    for file in (settings.task.train, settings.task.validation, settings.task.test):
+        if file is not None:
+            require_rows(file)
 
 
 def build_finetuning(settings: FinetuneSettings, folder: Path, console: Console) -> Finetuning:

@@ -302,6 +302,18 @@ def test_settings_that_do_not_go_together_are_named(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"init_from": "nowhere"}, "nowhere: no such folder"), ({"task__test": "none"}, "none: no such")],
+)
+def test_a_start_without_model_or_examples_leaves_no_folder(
+    settings: FinetuneSettings, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        finetune(with_settings(settings, run=str(tmp_path / "run"), **change))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(config: Path, tmp_path: Path) -> None:
     done = run_malmoi("finetune", *as_flags(config, run=tmp_path / "run"), "--dry_run")
     assert done.returncode == 0, done.stderr

@@ -135,15 +135,6 @@ def test_a_checkpoint_whose_folder_was_renamed_is_named(
         pretrain(with_settings(tiny_settings, run=str(run), train__max_steps=22))
 
 
-def test_without_trackers_accelerate_warns_of_none(
-    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
-    run = with_settings(tiny_settings, run=str(tmp_path / "run"), train__max_steps=1, log__trackers=())
-    assert pretrain(with_settings(run, eval__every=0)) == 0
-    assert not [str(warning.message) for warning in recwarn if "tracker" in str(warning.message)]
-    assert not (tmp_path / "run" / "tensorboard").exists()
-
-
 def test_a_folder_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".training.lock").mkdir()
     with pytest.raises(UserError, match=r"\.training\.lock: is a folder in place of"), run_lock(tmp_path):

@@ -18,6 +18,7 @@ from malmoi.jsonl import json_rows
 from malmoi.train.data.sample_order import permuted
 
 DELIMITER, EXTRACT, PAD = "<delimiter>", "<extract>", "<pad>"
+IF_MISSING = "name the file of JSON lines that holds the labeled examples"
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,15 @@ def fields_of(task: TaskSettings) -> tuple[str, ...]:
     return named
 
 
+def require_rows(file: str) -> None:
+    """Check that a file of JSON lines can be read, and holds a row.
+
+    Raises:
+        UserError: it cannot, or holds none.
+    """
+    next(json_rows(Path(file), IF_MISSING))
+
+
 def read_rows(file: str, task: TaskSettings) -> list[Row]:
     """The examples of a file of JSON lines.
 
@@ -217,7 +227,7 @@ def read_rows(file: str, task: TaskSettings) -> list[Row]:
     """
     names = fields_of(task)
     label = task.label or ("score" if task.kind == "similarity" else "label")
-    named = json_rows(Path(file), "name the file of JSON lines that holds the labeled examples")
+    named = json_rows(Path(file), IF_MISSING)
     rows = [_row(row, place, names, label, task.kind) for row, place in islice(named, task.limit or None)]
     counts = {len(row.sequences) for row in rows}
     if len(counts) > 1:

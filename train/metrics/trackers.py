@@ -71,8 +71,7 @@ def start_trackers(accelerator: Accelerator, settings: LogSettings, run: Path, c
     Raises:
         UserError: a tracker does not take one of its `log.tracker_args`, or cannot start, for want of a login perhaps.
     """
-    # Accelerate warns of an empty list.
-    if not accelerator.is_main_process or not settings.trackers:
+    if not accelerator.is_main_process:
         return
     try:
         accelerator.log_with = [
