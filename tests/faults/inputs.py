@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -135,8 +134,6 @@ def input_faults() -> Iterator[Fault]:
 def _prepare(given: Input, place: Workplace) -> tuple[Outcome, Ended]:
     path = place.folder / given.name
     given.make(path)
-    for each in (place.folder, *(file for file in place.folder.rglob("*") if not file.is_symlink())):
-        shutil.chown(each, 65534, 65534)
     # As a user for whom permissions count.
     before = drop_rights if os.geteuid() == 0 else None
     ended = place.fork([*place.prepare_words(path), *given.words], before=before).end()

@@ -83,7 +83,7 @@ def said(ended: Ended, outcome: Outcome) -> str:
     lines = [line for line in ended.stderr.strip().splitlines() if line.strip()]
     if outcome in GOOD:
         return lines[-1][-300:] if lines else ""
-    return f"exit code {ended.code}: " + "\n".join(lines[-8:])[-1500:]
+    return f"exit code {ended.code}: " + "\n".join(lines[-3:])[-600:]
 
 
 def same_files(folder: Path, other: Path) -> bool:
