@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
@@ -29,6 +30,7 @@ from malmoi.errors import UserError, nearest_name_hint, one_line
 __all__ = [
     "check_settings",
     "config_path",
+    "errors_name_lines",
     "load_config",
     "load_finetune_config",
     "parse_settings",
@@ -103,6 +105,24 @@ def parse_settings(
         argv = [f"--{positional}", *argv]
     words, origins = _expanded(argv, types, lists)
     return _parsed(kind, words, types, origins, prog, description)
+
+
+@contextmanager
+def errors_name_lines(kind: type, argv: Sequence[str], lists: Sequence[str] = ()) -> Iterator[None]:
+    """Have errors of the block that begin with a setting of `kind` name the line of the file that gives it.
+
+    Args:
+        argv: a command line that `parse_settings` took.
+    """
+    try:
+        yield
+    except UserError as error:
+        types = setting_types(kind)
+        named = re.match(r"[a-z_.]+(?=[ :])", str(error))
+        if named is None or named[0] not in types:
+            raise
+        _, origins = _expanded(argv, types, lists)
+        raise UserError(f"{origins.prefix(named[0], None)}{error}") from error
 
 
 def _parsed(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from malmoi.configs.finetune import FinetuneSettings
-from malmoi.configs.parser import without_switch
+from malmoi.configs.parser import errors_name_lines, without_switch
 from malmoi.configs.run import RunSettings
 from malmoi.launch.commands.options import optional_packages, parse_with_plugins
 from malmoi.lazy_imports import fast_imports
@@ -20,10 +20,13 @@ def train(argv: Sequence[str]) -> int:
         with fast_imports():
             from malmoi.train.dry_run import dry_run
 
-        return dry_run(settings)
-    from malmoi.train.pretrain import pretrain
+        begin = dry_run
+    else:
+        from malmoi.train.pretrain import pretrain
 
-    return pretrain(settings)
+        begin = pretrain
+    with errors_name_lines(RunSettings, argv):
+        return begin(settings)
 
 
 def finetune(argv: Sequence[str]) -> int:
@@ -37,4 +40,5 @@ def finetune(argv: Sequence[str]) -> int:
     with optional_packages("finetune", "sklearn", "scipy"), fast_imports():
         from malmoi.train.dry_run import finetune_dry_run
         from malmoi.train.finetune import finetune as run
-    return finetune_dry_run(settings) if is_dry else run(settings)
+    with errors_name_lines(FinetuneSettings, argv, lists=("task.fields",)):
+        return finetune_dry_run(settings) if is_dry else run(settings)

@@ -66,3 +66,20 @@ def test_every_option_that_an_error_can_name_exists(kind: type) -> None:
     options = option_by_setting(kind)
     assert options["corpus.encoding"] == "--encoding" and options["corpus.on_error"] == "--on_error"
     assert {option.removeprefix("--") for option in options.values()} <= set(setting_names(kind))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "c.yaml:2: model.n_head 5 does not divide model.n_embd 768; change one"),
+        (("--model.n_head", "7"), "malmoi train: model.n_head 7 does not divide model.n_embd 768; change one"),
+        (("--model.n_head=12",), "c.yaml:4: optim.name adm: "),
+    ],
+)
+def test_a_setting_that_a_run_refuses_is_named_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model:\n  n_head: 5\noptim:\n  name: adm\n", encoding="utf-8")
+    assert main(["train", "--config", str(file), "--run", str(tmp_path / "run"), *words]) == 2
+    assert said in capsys.readouterr().err
