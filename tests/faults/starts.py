@@ -76,7 +76,6 @@ WRONG_WORDS: dict[str, Sequence[str]] = {
     "no number": ["--train.max_steps", "many"],
     "a negative number": ["--train.max_steps", "-3"],
     "NaN": ["--optim.lr", "nan"],
-    "a huge number": ["--train.max_steps", "1" + "0" * 30],
     "an option without its value": ["--train.max_steps"],
     "a settings file that is missing": ["--config", "nowhere.yaml"],
     "a settings file that is a folder": ["--config", "/tmp"],

@@ -27,7 +27,7 @@ from tests.launching import environment
 from tests.time_limits import seconds
 
 STEPS, SAVED = 20, 10
-LIMIT = 60.0
+LIMIT = 30.0
 """Base of the seconds after which a process hangs."""
 SETTINGS = f"""
 corpus: {{input: [TEXT]}}
