@@ -20,8 +20,10 @@ def json_rows(file: Path, if_missing: str) -> Iterator[tuple[Mapping[str, Any], 
         The row, and its place as `FILE:LINE`.
 
     Raises:
-        UserError: the file is missing, is no UTF-8, holds no row, or a line is no JSON object.
+        UserError: the file is missing or is none, is no UTF-8, holds no row, or a line is no JSON object.
     """
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file}: a folder, pipe or device and no file; {if_missing}")
     try:
         raw = file.read_bytes()
         text = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")

@@ -1,6 +1,7 @@
 """Whatever is wrong with a file of JSON lines is reported with its place, and as nothing else."""
 
 import gzip
+import os
 import random
 from pathlib import Path
 
@@ -42,3 +43,9 @@ def test_a_line_nested_beyond_what_the_parser_takes_is_named(tmp_path: Path, end
     file.write_text('{"text": "글"}\n' + "[" * depth + end * depth + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"a\.jsonl:2: nested too deeply"):
         list(json_rows(file, ""))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(UserError, match=r"pipe\.jsonl: a folder, pipe or device and no file; name another"):
+        list(json_rows(tmp_path / "pipe.jsonl", "name another"))
