@@ -98,8 +98,12 @@ class _Request:
     mark: Path
 
     @property
+    def has_marker(self) -> bool:
+        return (self.final / self.marker).is_file()
+
+    @property
     def is_done(self) -> bool:
-        return (self.final / self.marker).is_file() and not self.damage(self.final)
+        return self.has_marker and not self.damage(self.final)
 
 
 def _wait_or_build(request: _Request, may_build: bool) -> None:
@@ -115,6 +119,9 @@ def _wait_or_build(request: _Request, may_build: bool) -> None:
                     last_builder = time.monotonic()
                 elif may_build or time.monotonic() - last_builder > ABSENT_SECONDS:
                     _build(request)
+                    if request.has_marker:
+                        # Were it wrong still, building it once more would not help: whoever reads it says what is.
+                        return
                     continue
             else:
                 last_builder = time.monotonic()
