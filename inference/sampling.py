@@ -90,8 +90,10 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, group: str = "")
         group: prefix of the settings' names in messages.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or the prompt is no text.
     """
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise UserError(f"{group}prompt: holds bytes that are not UTF-8; give text")
     ids = list(tokenizer(prompt.removeprefix(tokenizer.bos_token or ""))["input_ids"])
     if not ids:
         raise UserError(f"{group}prompt: empty, and this tokenizer adds no token before it; give some text")

@@ -25,6 +25,7 @@ from malmoi.data_prep.pipeline.fingerprint import (
 from malmoi.data_prep.pipeline.heartbeat import Heartbeat
 from malmoi.data_prep.pipeline.nodes import may_build, this_node
 from malmoi.data_prep.pipeline.resume_state import has_commit
+from malmoi.data_prep.pipeline.verified_shards import damage_of_any_byte
 from malmoi.data_prep.readers.source_file import SourceFile
 from malmoi.data_prep.readers.sources import corpus_files, names_for_message
 from malmoi.data_prep.shards.indexed_dataset import token_dtype
@@ -39,7 +40,6 @@ from malmoi.data_prep.shards.manifest import (
     check_skipped,
     read_manifest,
 )
-from malmoi.data_prep.shards.verify import shard_damage
 from malmoi.data_prep.tokenizer.encode import tokenizer_checksum, vocabulary_size
 from malmoi.data_prep.tokenizer.train import TOKENIZER_FILE, save_tokenizer, train_tokenizer
 from malmoi.errors import one_line
@@ -187,7 +187,12 @@ def prepare_shards(
         write_shards(files, stamps, manifest, job, data, temporary, heartbeat)
 
     folder = build_once(
-        out / manifest.fingerprint, MANIFEST_FILE, build, can_resume=has_commit, may_build=builds, damage=shard_damage
+        out / manifest.fingerprint,
+        MANIFEST_FILE,
+        build,
+        can_resume=has_commit,
+        may_build=builds,
+        damage=damage_of_any_byte,
     )
     check_skipped(read_manifest(folder), corpus)
     return folder

@@ -49,7 +49,7 @@ def verify_shards(folder: Path, checksums: bool = True, tokenizer: Path | None =
 def shard_damage(folder: Path) -> str:
     """Return why a shard folder cannot be read, seen in milliseconds; empty where it can, and where there is none.
 
-    Not every byte is compared: that is for `verify_shards` to do.
+    Not every byte is compared: see `verify_shards`.
 
     Raises:
         UserError: it cannot be read, and holds files besides that no build has made.
@@ -57,10 +57,20 @@ def shard_damage(folder: Path) -> str:
     if not folder.is_dir():
         return ""
     wrong = next((found.message for found in verify_shards(folder, checksums=False) if found.kind in DAMAGE), "")
-    others = sorted(file.name for file in folder.iterdir() if not SHARD_FILE.fullmatch(file.name)) if wrong else []
+    if wrong:
+        require_only_shards(folder)
+    return wrong
+
+
+def require_only_shards(folder: Path) -> None:
+    """Check that a damaged folder, which a build is to replace, holds nothing that no build has made.
+
+    Raises:
+        UserError: it does.
+    """
+    others = sorted(file.name for file in folder.iterdir() if not SHARD_FILE.fullmatch(file.name))
     if others:
         raise UserError(f"{folder}: damaged, and holds other files ({others[0]}); move these, or the folder, away")
-    return wrong
 
 
 def shard_errors(path: Path, tokenizer: Path | None = None) -> list[str]:

@@ -88,13 +88,11 @@ WRONG_WORDS: dict[str, Sequence[str]] = {
     "a model of nobody": ["--model.architecture", "nobody"],
     "a tracker of nobody": ["--log.trackers", "[nobody]"],
     "a plugin of nobody": ["--plugins", "[nobody]"],
-    "a plugin that is a file of text": ["--plugins", "[this]"],
     "text of nobody": ["--corpus.input", "[nowhere.txt]"],
     "a tokenizer of nobody": ["--tokenizer.path", "nowhere"],
     "a model to start from of nobody": ["--init_from", "nowhere"],
     "a vocabulary that is too small": ["--tokenizer.vocab_size", "10"],
     "samples beyond the context": ["--generate.max_new_tokens", "100000"],
-    "a prompt of nothing": ["--generate.prompt", ""],
     "a prompt of one lone surrogate": ["--generate.prompt", os.fsdecode(b"\xff")],
     "flash-attn where there is none": ["--train.attention", "flash_attention_2"],
     "a sequence that is longer than the text": ["--model.block_size", "1000000"],
@@ -164,6 +162,10 @@ def _accelerate_without_file(place: Workplace) -> tuple[Outcome, Ended]:
     ended = place.spawn(place.train_words(), launcher=words).end()
     # Two processes, or one that says that it is alone: never one that says nothing.
     is_said = "2 x cpu" in ended.stderr or "num_processes" in ended.stderr
+    ours, _, theirs = ended.stderr.partition("Traceback (most recent call last)")
+    if "simple_launcher" in theirs:
+        # The launcher reports each failure of its process by a traceback of its own, below the process's line.
+        ended = Ended(ended.code, ended.stdout, ours)
     return (of_command(ended, is_said) if ended.code == 0 else refusal(ended)), ended
 
 

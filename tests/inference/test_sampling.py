@@ -65,6 +65,8 @@ def test_an_empty_prompt_continues_the_bos_token_or_is_refused(loaded: LoadedMod
     assert prompt_ids(bare, "a") == [0]
     with pytest.raises(UserError, match=r"^generate.prompt: empty, and this tokenizer adds no token before it"):
         prompt_ids(bare, "", "generate.")
+    with pytest.raises(UserError, match=r"generate\.prompt: holds bytes that are not UTF-8; give text"):
+        prompt_ids(loaded.tokenizer, "앞\udcff", "generate.")
 
 
 @pytest.mark.parametrize(("length", "context", "most"), [(10, 128, 118), (127, 128, 1), (1, 2, 1)])
