@@ -12,7 +12,7 @@ class Outcome(StrEnum):
     RIGHT = "right"
     """The command ended with 0 and left what an undisturbed one leaves, to the byte."""
     RESUMED = "resumed, right"
-    """The process ended as it was told to, and the same command again ended right."""
+    """The process ended as it was asked to, and the same command again ended right."""
     REFUSED = "refused in one line"
     """An exit code that is not 0, and a line that says why."""
     SILENT = "SILENT"

@@ -189,7 +189,7 @@ def _full_disk(kib: int, bench: Bench) -> Outcome:
 
 
 def _changed_data(bench: Bench) -> Outcome:
-    """Other text of the same length; whoever goes on with a mixture of both without a word is silent."""
+    """Other text of the same length; whoever trains on a mixture of both without a word is silent."""
     shutil.copytree(bench.stopped, bench.run)
     data = bench.folder / "data"
     shutil.copytree(bench.data, data, ignore=shutil.ignore_patterns("run"))
