@@ -192,13 +192,16 @@ def make_run_dir(settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...
         fixed: beginnings of the names of settings that a run keeps to its end.
 
     Raises:
-        UserError: it cannot be made or written to, or it holds another run.
+        UserError: it cannot be made or written to, a file is in the way, or it holds another run.
     """
     folder = Path(settings.run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another --run") from error
+    for name in (CHECKPOINTS_FOLDER, TOKENIZER_FOLDER, SHARDS_FOLDER, MODEL_FOLDER):
+        if (folder / name).exists() and not (folder / name).is_dir():
+            raise UserError(f"{folder / name}: is a file, where the run has a folder; move it, or choose another --run")
     for place in (folder, folder / CHECKPOINTS_FOLDER):
         if place.exists() and not os.access(place, os.W_OK):
             raise UserError(f"{place}: cannot be written to; change its permissions, or choose another --run")

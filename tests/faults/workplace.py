@@ -176,6 +176,8 @@ def fork_call(
         before: called in the new process before `call`.
     """
     stdout, stderr = folder / "stdout.txt", folder / "stderr.txt"
+    for file in (stdout, stderr):
+        file.write_bytes(b"")
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()

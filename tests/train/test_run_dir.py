@@ -285,3 +285,14 @@ def test_a_damaged_tokenizer_is_built_anew_whichever_of_its_files_it_is(
         prepare_run(own_tokenizer)
         assert str(folder / name) in caplog.text and "building it again" in caplog.text
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+
+
+@pytest.mark.parametrize("name", ["model", "checkpoints", "tokenizer", "shards"])
+def test_a_file_in_the_place_of_a_runs_folder_is_refused_before_anything_is_built(
+    name: str, tiny_settings: RunSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=f"run/{name}: is a file, where the run has a folder; move it"):
+        prepare_run(with_settings(tiny_settings, run=str(tmp_path / "run")))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
