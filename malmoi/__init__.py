@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from malmoi.train.optim import OPTIMIZERS, SCHEDULES, OptimizerSpec
     from malmoi.train.tasks import TASKS, Task
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BACKENDS",
     "EXECUTORS",

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import malmoi
 from tests.launching import ROOT, environment
 
 ROOMS = sorted(link.name for link in (ROOT / "malmoi").iterdir() if link.is_symlink())
@@ -65,7 +66,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.Zip
 
 
 def test_malmoi_is_the_only_name_that_a_wheel_adds(wheel: zipfile.ZipFile) -> None:
-    assert {name.split("/")[0] for name in wheel.namelist()} == {"malmoi", "malmoi-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in wheel.namelist()} == {"malmoi", f"malmoi-{malmoi.__version__}.dist-info"}
 
 
 def test_a_wheel_holds_every_file_of_the_package_and_no_other(source: Path, wheel: zipfile.ZipFile) -> None:
