@@ -12,13 +12,14 @@ from pathlib import Path
 from malmoi.atomic_io import write_atomic
 from malmoi.data_prep.pipeline.build_once import lock_if_possible
 from malmoi.data_prep.shards.verify import DAMAGE, require_only_shards, shard_damage, verify_shards
+from malmoi.ranks import is_main_rank
 
 log = logging.getLogger(__name__)
 
 
 def damage_of_any_byte(folder: Path) -> str:
     """Return what is wrong with the shards in `folder`; empty where every byte is as it was written, and where there
-    is no folder.
+    is no folder. Where nothing can be written beside it, rank 0 alone reads them.
 
     Raises:
         UserError: something is, and the folder holds files besides that no build has made.
@@ -33,6 +34,9 @@ def damage_of_any_byte(folder: Path) -> str:
             if not wrong:
                 write_atomic(_memory_of(folder), json.dumps(_stamps(folder)).encode(), durable=False)
         return wrong
+    # What was read cannot be remembered, and need not be read by every rank.
+    if not is_main_rank():
+        return ""
     log.info("%s: cannot be written to, so that each start reads all shards", folder.parent)
     return _read_through(folder)
 

@@ -69,3 +69,19 @@ def test_a_memory_that_is_damaged_is_none(corpus: CorpusSettings, tokenizer_fold
         memory.write_bytes(content)
         assert damage_of_any_byte(folder) == ""
         assert memory.read_bytes() != content
+
+
+def test_in_a_folder_that_cannot_be_written_to_rank_0_alone_reads_all_shards(
+    corpus: CorpusSettings, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = prepare_shards(corpus, DataSettings(), tokenizer_folder, tmp_path / "out")
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(verified_shards, "lock_if_possible", refuse)
+    flip(folder / "train-00000.bin", 100)
+    assert "train-00000.bin: its content changed" in damage_of_any_byte(folder)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert damage_of_any_byte(folder) == ""
