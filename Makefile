@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DEMO_RUN := runs/demo
 
-.PHONY: help install demo test lint soak clean
+.PHONY: help install demo test lint soak site clean
 
 help:
 	@echo "make demo   text -> tokenizer -> shards -> training -> three samples and a report, in $(DEMO_RUN)"
 	@echo "make test   lint and the test suite"
 	@echo "make lint   ruff, mypy and the direction of imports"
 	@echo "make soak   the long versions of the crash and race tests"
+	@echo "make site   the documentation as a site, in site/; a broken link is an error"
 	@echo "make clean  delete .venv and what tests left behind; runs stay"
 
 install: $(STAMP)
@@ -39,5 +40,12 @@ test: lint
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak
 
+site: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/installed-docs: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

@@ -30,6 +30,7 @@ EXTRA_COSTS = {
     "eval": "no `malmoi fewshot`",
     "judge": "no `malmoi judge`",
     "dask": "preparation stays on one machine",
+    "docs": "no `make site`",
     "dev": "no `make test`",
 }
 

@@ -66,7 +66,7 @@ def test_a_job_is_bounded_and_runs_what_is_there(name: str) -> None:
 
 def test_ci_runs_the_suite_and_the_wheel_and_may_write_nothing() -> None:
     commands = {step.get("run") for job in jobs().values() for step in job["steps"]}
-    assert {".ci/run", ".ci/package"} <= commands
+    assert {".ci/run", ".ci/package", "make site"} <= commands
     for file in WORKFLOWS:
         assert read_yaml(file)["permissions"] == {"contents": "read"}
 
