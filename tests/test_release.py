@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,26 @@ def test_the_version_is_written_in_the_package_and_cited() -> None:
     assert "version" not in PROJECT and PROJECT["dynamic"] == ["version"]
     assert str(Version(malmoi.__version__)) == malmoi.__version__
     assert read_yaml(ROOT / "CITATION.cff")["version"] == malmoi.__version__
+
+
+KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+
+
+def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
+    headings = re.findall(r"^(#+) (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[:2] == [("#", "Changelog"), ("##", "[Unreleased]")]
+    releases, kinds = [], []
+    for level, title in headings[2:]:
+        if level == "##":
+            found = re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)", title)
+            assert found is not None, title
+            releases.append((Version(found[1]), date.fromisoformat(found[2])))
+            kinds = []
+        else:
+            kinds.append(title)
+            assert level == "###" and kinds == [kind for kind in KINDS if kind in kinds], title
+    assert releases == sorted(releases, reverse=True)
+    assert all(version <= Version(malmoi.__version__) for version, _ in releases)
 
 
 def test_the_supported_pythons_are_declared_and_tested() -> None:
