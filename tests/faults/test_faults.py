@@ -14,6 +14,7 @@ from tests.faults.disks import is_possible
 from tests.faults.fault import Fault
 from tests.faults.outcome import Ended, Outcome, of_command, refusal
 from tests.faults.workplace import Workplace, fork_call, make_reference
+from tests.time_limits import wait_until
 
 ONE_OF_EACH = (
     "SIGKILL of train, from text: moment 4",
@@ -96,8 +97,7 @@ def test_a_fork_is_a_process_of_its_own_that_meets_signals_as_any_other(tmp_path
         return 0
 
     process = fork_call(sleep, tmp_path)
-    while not (tmp_path / "stdout.txt").is_file() or not (tmp_path / "stdout.txt").read_text(encoding="utf-8"):
-        time.sleep(0.01)
+    wait_until(lambda: bool((tmp_path / "stdout.txt").read_text(encoding="utf-8")), 30, "the process has begun")
     process.send(signal.SIGTERM)
     ended = process.end()
     assert ended.code == -signal.SIGTERM
