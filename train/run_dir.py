@@ -306,10 +306,9 @@ def check_unchanged(folder: Path, settings: RunSettings | FinetuneSettings, fixe
     Raises:
         UserError: it does.
     """
-    if not _has_checkpoint(folder, settings):
-        return
     changed = [change.text for change in setting_changes(folder, settings) if change.name.startswith(fixed)]
-    if changed:
+    # The checkpoints' storage may be out of reach here, as on a login node.
+    if changed and _has_checkpoint(folder, settings):
         raise UserError(f"{folder}: holds another run: {'; '.join(changed)}; choose another --run or delete this one")
 
 

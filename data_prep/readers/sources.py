@@ -26,8 +26,11 @@ OUTPUTS = (
 """Files that are together in a folder of shards, of a tokenizer or model, or of a run, and in no folder of text."""
 NAMED_FILES = 3
 """Files that a message about all of them names."""
-SIDECARS = ("*.lock", "*~", "*.tmp", "*.md5", "*.sha256", "*.crc", "Thumbs.db", "desktop.ini", "_SUCCESS")
-"""Files that others keep beside theirs: locks, copies, checksums, marks."""
+SIDECARS = (
+    *("README*", "LICENSE*", "*.lock", "*~", "*.tmp", "*.md5", "*.sha256", "*.crc"),
+    *("Thumbs.db", "desktop.ini", "_SUCCESS"),
+)
+"""Files that others keep beside theirs: descriptions, locks, copies, checksums, marks."""
 
 log = logging.getLogger(__name__)
 
@@ -251,7 +254,9 @@ def _is_sidecar(name: str) -> bool:
 @cache  # once a process, though a run lists its corpus for the tokenizer and for the shards
 def _warn_of_unread(folder: str, count: int, some: str) -> None:
     level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.INFO
-    log.log(level, "%s: %d files of a format that is not read are left out (%s)", folder, count, some)
+    what = "1 file" if count == 1 else f"{count:,} files"
+    are = "is" if count == 1 else "are"
+    log.log(level, "%s: %s of a format that is not read %s left out (%s)", folder, what, are, some)
 
 
 def _outputs_below(folder: str, names: list[str]) -> set[str]:

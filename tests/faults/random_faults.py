@@ -1,9 +1,9 @@
 """Hours of random faults on one run: `python -m tests.faults.random_faults FOLDER --hours 3`.
 
 Processes that train are killed, signaled, stopped and started twice, and the files of the run are damaged between two
-starts, never more than the newest checkpoint and the small files. When the hours are over the run is trained to its end
-undisturbed, and its weights are compared with those of a run that nothing happened to. A second call continues: what
-has happened is in FOLDER/faults.jsonl, a line each.
+starts, never more than the newest checkpoint and the small files. When the hours are over the run is trained to its
+next checkpoint undisturbed, whose weights and optimizer state are compared with those of a run that nothing happened
+to. A second call continues: what has happened is in FOLDER/faults.jsonl, a line each.
 """
 
 import argparse
@@ -22,13 +22,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from malmoi.checked_json import checked_json
-from malmoi.train.checkpoint.format import checkpoint_errors, checkpoint_names
-from malmoi.train.checkpoint.storage import LocalStorage
+from malmoi.train.checkpoint.format import MODEL_FILE, OPTIMIZER_FILE, checkpoint_errors, checkpoint_names
+from malmoi.train.checkpoint.storage import LocalStorage, checkpoint_name
 from tests.conftest import demo_texts
 from tests.launching import ROOT, environment
 
 STEPS = 60_000
 """More than the hours last."""
+COMPARED_EVERY = 500
+"""Steps between the checkpoints of an undisturbed run."""
 LONGEST_LIFE = 25.0
 """Seconds after its first step within which a process meets its fault."""
 START_LIMIT = 600.0
@@ -48,7 +50,7 @@ DISTURBED = (
     "--plugins=[tests.faults.slow_step]",
 )
 UNDISTURBED = (
-    *("--checkpoint.every=500", "--checkpoint.keep_last=4", "--eval.every=2000", "--log.every=50"),
+    *(f"--checkpoint.every={COMPARED_EVERY}", "--checkpoint.keep_last=4", "--eval.every=2000", "--log.every=50"),
     *("--log.trackers=[]", "--plugins=[]"),
 )
 
@@ -340,9 +342,16 @@ def happened(folder: Path) -> list[Happened]:
     return [Happened(**json.loads(line)) for line in lines]
 
 
-def finish(scene: Scene, run: Path) -> None:
-    """Train a run to its end, undisturbed."""
-    subprocess.run(scene.command(run, UNDISTURBED), cwd=ROOT, env=environment(), check=True)
+def checkpoint_at(scene: Scene, run: Path, step: int) -> Path:
+    """Train a run undisturbed until it has the checkpoint of `step`, and return that."""
+    folder = run / "checkpoints" / checkpoint_name(step)
+    with subprocess.Popen(scene.command(run, UNDISTURBED), cwd=ROOT, env=environment()) as process:
+        while not folder.is_dir():
+            if process.poll() is not None:
+                raise RuntimeError(f"{run}: ended with {process.returncode} before step {step}")
+            time.sleep(0.1)
+        process.terminate()
+    return folder
 
 
 def main() -> int:
@@ -351,12 +360,12 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--hours", type=float, default=3.0, help="of faults, earlier calls on this folder included")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of this call")
-    parser.add_argument("--finish", action="store_true", help="train to the end now, however many hours there were")
+    parser.add_argument("--compare", action="store_true", help="compare now, however many hours there were")
     given = parser.parse_args()
     before = happened(given.folder)
     scene = prepare_scene(given.folder, seed=len(before))
     spent, end = sum(each.seconds for each in before), time.monotonic() + 60 * given.minutes
-    while spent < 3600 * given.hours and time.monotonic() < end and not given.finish:
+    while spent < 3600 * given.hours and time.monotonic() < end and not given.compare:
         result = one_fault(scene)
         spent += result.seconds
         with (given.folder / "faults.jsonl").open("a", encoding="utf-8") as log:
@@ -369,13 +378,13 @@ def main() -> int:
     print(f"{len(seen)} faults in {spent / 3600:.2f} hours, {len(wrong)} wrong", flush=True)
     for name, count in Counter(each.fault for each in seen).most_common():
         print(f"  {count:5}  {name}", flush=True)
-    if spent < 3600 * given.hours and not given.finish:
+    if spent < 3600 * given.hours and not given.compare:
         return 0 if not wrong else 1
-    finish(scene, scene.run)
-    finish(scene, given.folder / "undisturbed")
-    ours, theirs = (run / "model" / "model.safetensors" for run in (scene.run, given.folder / "undisturbed"))
-    is_same = ours.read_bytes() == theirs.read_bytes()
-    print("the undisturbed run's bytes" if is_same else "OTHER BYTES than the undisturbed run's", flush=True)
+    step = (scene.step // COMPARED_EVERY + 1) * COMPARED_EVERY
+    ours, theirs = (checkpoint_at(scene, run, step) for run in (scene.run, given.folder / "undisturbed"))
+    files = (MODEL_FILE, OPTIMIZER_FILE)
+    is_same = all((ours / name).read_bytes() == (theirs / name).read_bytes() for name in files)
+    print(f"step {step}: {'the' if is_same else 'OTHER BYTES than the'} undisturbed run's bytes", flush=True)
     return 0 if is_same and not wrong else 1
 
 

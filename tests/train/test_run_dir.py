@@ -137,7 +137,7 @@ def test_a_checkpoint_whose_folder_was_renamed_is_named(
 
 def test_a_folder_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".training.lock").mkdir()
-    with pytest.raises(UserError, match=r"\.training\.lock: is a folder in place of"), run_lock(tmp_path):
+    with pytest.raises(UserError, match=r"\.training\.lock: cannot be locked \(Is a directory\)"), run_lock(tmp_path):
         pass
 
 
