@@ -29,6 +29,11 @@ def demo_texts(name: str, count: int) -> list[str]:
         return [json.loads(line)["text"] for _, line in zip(range(count), file, strict=False)]
 
 
+def small_corpus() -> list[str]:
+    """About 130 KB of Korean: films' reviews and paragraphs."""
+    return [text[:600] for text in demo_texts("film_reviews", 60)] + demo_texts("encyclopaedia", 150)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Under xdist a module's tests stay in one process, for what they share, and those of the one Slurm cluster too."""
@@ -44,8 +49,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def korean_texts() -> list[str]:
-    """About 130 KB of Korean: films' reviews and paragraphs."""
-    return [text[:600] for text in demo_texts("film_reviews", 60)] + demo_texts("encyclopaedia", 150)
+    """The texts of `small_corpus`."""
+    return small_corpus()
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from pathlib import Path
 from malmoi.checked_json import checked_json
 from malmoi.train.checkpoint.format import MODEL_FILE, OPTIMIZER_FILE, checkpoint_errors, checkpoint_names
 from malmoi.train.checkpoint.storage import LocalStorage, checkpoint_name
-from tests.conftest import demo_texts
+from tests.conftest import small_corpus
 from tests.launching import ROOT, environment
 
 STEPS = 60_000
@@ -329,8 +329,7 @@ def prepare_scene(folder: Path, seed: int) -> Scene:
     folder.mkdir(parents=True, exist_ok=True)
     text = folder / "text.jsonl"
     if not text.is_file():
-        texts = [each[:600] for each in demo_texts("film_reviews", 60)] + demo_texts("encyclopaedia", 150)
-        text.write_text("".join(json.dumps({"text": each}) + "\n" for each in texts), encoding="utf-8")
+        text.write_text("".join(json.dumps({"text": each}) + "\n" for each in small_corpus()), encoding="utf-8")
     scene = Scene(folder, seed)
     scene.config.write_text(SETTINGS.replace("TEXT", str(text)), encoding="utf-8")
     return scene

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults.fault import Fault
+from tests.faults.kills import has_right_shards
 from tests.faults.outcome import Ended, Outcome, of_command, refusal
 from tests.faults.workplace import Workplace
 from tests.launching import ACCELERATE
@@ -238,8 +238,6 @@ def _resume_with_closed(numbers: Sequence[int], place: Workplace) -> tuple[Outco
 
 
 def _prepare_with_closed(numbers: Sequence[int], place: Workplace) -> tuple[Outcome, Ended]:
-    from tests.faults.kills import has_right_shards
-
     ended = place.spawn(place.prepare_words(), before=_closing(numbers)).end()
     if ended.code != 0 and 1 in numbers:
         # Its output, the folder's name, could not be written: that may be said.
@@ -365,6 +363,3 @@ def _shard_cut_under_it(place: Workplace) -> tuple[Outcome, Ended]:
     os.truncate(shard, 4096)
     ended = process.end()
     return refusal(ended) if ended.code else Outcome.SILENT, ended
-
-
-assert sys.platform == "linux", "the faults use Linux's signals, mounts and /proc"

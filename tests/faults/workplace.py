@@ -21,12 +21,12 @@ from pathlib import Path
 
 import malmoi.train.pretrain_run  # noqa: F401 - imported here, so that forks need not
 from malmoi.launch.cli import main
-from tests.conftest import demo_texts
+from tests.conftest import small_corpus
 from tests.faults.outcome import Ended
 from tests.launching import environment
 from tests.time_limits import seconds
 
-STEPS, SAVED = 20, 10
+STEPS = 20
 LIMIT = 30.0
 """Base of the seconds after which a process hangs."""
 SETTINGS = f"""
@@ -227,8 +227,7 @@ def make_reference(folder: Path) -> Path:
     if (folder / "run" / "result.json").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    texts = [each[:600] for each in demo_texts("film_reviews", 60)] + demo_texts("encyclopaedia", 150)
-    lines = "".join(json.dumps({"text": each}, ensure_ascii=False) + "\n" for each in texts)
+    lines = "".join(json.dumps({"text": each}, ensure_ascii=False) + "\n" for each in small_corpus())
     (folder / "text.jsonl").write_text(lines, encoding="utf-8")
     (folder / "settings.yaml").write_text(SETTINGS.replace("TEXT", str(folder / "text.jsonl")), encoding="utf-8")
     place = Workplace(folder, folder)
