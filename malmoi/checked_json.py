@@ -17,8 +17,9 @@ class DamagedFileError(UserError):
 
 def checked_json(record: dict[str, Any]) -> bytes:
     """Return `record` as indented JSON in UTF-8, with its checksum as the last key."""
-    own = checksum(json.dumps(record, sort_keys=True).encode())
-    return (json.dumps({**record, CHECKSUM: own}, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps({**record, CHECKSUM: _own_checksum(record)}, indent=2, ensure_ascii=False) + "\n"
+    # The bytes of a file's name that are no UTF-8 become JSON escapes.
+    return text.encode(errors="backslashreplace")
 
 
 def parse_checked_json(content: bytes) -> dict[str, Any]:
@@ -32,11 +33,15 @@ def parse_checked_json(content: bytes) -> dict[str, Any]:
     record = json.loads(content)
     if not isinstance(record, dict):
         raise ValueError("no JSON object")
-    if CHECKSUM not in record:
+    if not record:
         return record
-    del record[CHECKSUM]
-    if checked_json(record) != content:
-        raise ValueError("its content changed since it was written")
+    *entries, (last_key, last_value) = record.items()
+    without_last = dict(entries)
+    # The key itself may be what changed, of a file whose checksum is right.
+    if last_key == CHECKSUM or last_value == _own_checksum(without_last):
+        if checked_json(without_last) != content:
+            raise ValueError("its content changed since it was written")
+        return without_last
     return record
 
 
@@ -53,3 +58,7 @@ def read_checked_json(file: Path, remedy: str) -> dict[str, Any]:
         return parse_checked_json(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedFileError(f"{file}: damaged ({one_line(error)}); {remedy}") from error
+
+
+def _own_checksum(record: dict[str, Any]) -> str:
+    return checksum(json.dumps(record, sort_keys=True).encode())

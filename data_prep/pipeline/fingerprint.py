@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from malmoi.atomic_io import write_atomic
+from malmoi.checked_json import checked_json, parse_checked_json
 from malmoi.checksums import checksum, file_checksum, stream_checksum
 from malmoi.configs.corpus import CorpusSettings, Encoding
 from malmoi.data_prep.pipeline.build_once import lock_if_possible
@@ -77,15 +78,15 @@ def _records(files: list[SourceFile], settings: CorpusSettings, memory_file: Pat
                 remembered[key] = _Remembered(stamp, record)
     if missing:
         entries = {key: asdict(entry) for key, entry in remembered.items()}
-        write_atomic(memory_file, json.dumps(entries, indent=1, ensure_ascii=False).encode(errors="backslashreplace"))
+        write_atomic(memory_file, checked_json({"files": entries}))
     return tuple(known[file.name] for file in files)
 
 
 def _read_memory(file: Path) -> dict[str, _Remembered]:
     try:
-        entries = json.loads(file.read_bytes())
+        entries = parse_checked_json(file.read_bytes())["files"]
         return {key: _Remembered(entry["stamp"], SourceRecord(**entry["record"])) for key, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -4,12 +4,12 @@ That they were is remembered beside the folder with each file's size and times, 
 touched reads none of them. A copy on another disk is read through at its first start.
 """
 
-import json
 import logging
 from contextlib import suppress
 from pathlib import Path
 
 from malmoi.atomic_io import write_atomic
+from malmoi.checked_json import checked_json, parse_checked_json
 from malmoi.data_prep.pipeline.build_once import lock_if_possible
 from malmoi.data_prep.shards.verify import DAMAGE, require_only_shards, shard_damage, verify_shards
 from malmoi.ranks import is_main_rank
@@ -32,7 +32,7 @@ def damage_of_any_byte(folder: Path) -> str:
         if not _is_remembered(folder):
             wrong = _read_through(folder)
             if not wrong:
-                write_atomic(_memory_of(folder), json.dumps(_stamps(folder)).encode(), durable=False)
+                write_atomic(_memory_of(folder), checked_json({"files": _stamps(folder)}), durable=False)
         return wrong
     # What was read cannot be remembered, and need not be read by every rank.
     if not is_main_rank():
@@ -58,10 +58,10 @@ def _memory_of(folder: Path) -> Path:
 
 def _is_remembered(folder: Path) -> bool:
     try:
-        remembered: object = json.loads(_memory_of(folder).read_bytes())
-    except (OSError, ValueError):
+        remembered: object = parse_checked_json(_memory_of(folder).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return False
-    return remembered == _stamps(folder)
+    return remembered == {"files": _stamps(folder)}
 
 
 def _stamps(folder: Path) -> dict[str, list[int]]:

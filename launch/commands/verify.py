@@ -13,7 +13,7 @@ from malmoi.data_prep.pipeline.build import tokenizer_damage
 from malmoi.data_prep.shards.inspect import tokenizer_near
 from malmoi.data_prep.shards.manifest import NoShardFolder, shard_folder
 from malmoi.data_prep.shards.verify import shard_errors
-from malmoi.errors import EXIT_DONE, UserError, require_argument
+from malmoi.errors import EXIT_DONE, UserError, one_line, require_argument
 from malmoi.train.finetune_result import finished_finetuning
 from malmoi.train.run_dir import (
     CHECKPOINTS_FOLDER,
@@ -97,6 +97,11 @@ def run_errors(folder: Path) -> Iterator[str]:
         yield str(error)
     if wrong := tokenizer_damage(folder / TOKENIZER_FOLDER):
         yield f"{wrong}; train again, which builds it anew"
+    for memory in sorted((folder / SHARDS_FOLDER).glob(".*.json")):
+        try:
+            parse_checked_json(memory.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            yield f"{memory}: damaged ({one_line(error)}); train again, which makes it anew"
     parts = [folder / MODEL_FOLDER]
     for group in (folder / SHARDS_FOLDER, folder / CHECKPOINTS_FOLDER):
         parts += sorted(group.glob("[!.]*")) if group.is_dir() else []

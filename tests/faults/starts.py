@@ -65,9 +65,9 @@ LOCALES: dict[str, Mapping[str, str]] = {
     "an unknown locale": {"LC_ALL": "xx_XX.EUC-KR", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "PYTHONIOENCODING=ascii": {"PYTHONIOENCODING": "ascii"},
     "PYTHONIOENCODING=cp949": {"PYTHONIOENCODING": "cp949"},
-    "no HOME": {"HOME": "/nonexistent"},
+    "no HOME": {"HOME": "/dev/null/home"},
     "no TERM": {"TERM": "dumb"},
-    "TMPDIR of nobody": {"TMPDIR": "/nonexistent"},
+    "TMPDIR of nobody": {"TMPDIR": "/dev/null/tmp"},
 }
 WRONG_WORDS: dict[str, Sequence[str]] = {
     "an option that is misspelled": ["--confg", "x.yaml"],

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from malmoi.checked_json import checked_json
+from malmoi.data_prep.pipeline.fingerprint import MEMORY_FILE
 from malmoi.launch.commands.verify import run_errors
 from tests.launching import ROOT, environment, run_malmoi
 from tests.time_limits import seconds, wait_until
@@ -214,10 +216,14 @@ def test_verify_of_a_run_finds_damage_in_each_of_its_files(finished_run: Path, t
     assert run_malmoi("verify", str(finished_run)).stdout == f"{finished_run}: valid run\n"
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
+    # Shards of its own, as a run has them whose settings name no other folder.
+    (run / "shards").mkdir(exist_ok=True)
+    (run / "shards" / MEMORY_FILE).write_bytes(checked_json({"files": {}}))
     checked = [file for file in run.rglob("*") if file.is_file() and file.name not in NOT_RECORDED]
     checked = [file for file in checked if "tensorboard" not in file.parts]
     assert {file.name for file in checked} >= {"config.yaml", "environment.json", "metrics.jsonl", "result.json"}
     assert {file.name for file in checked} >= {"state.json", "files.json", "model.safetensors", "tokenizer.json"}
+    assert MEMORY_FILE in {file.name for file in checked}
     for file in checked:
         content = file.read_bytes()
         damaged = bytearray(content)
@@ -273,11 +279,11 @@ def test_offload_without_zero_is_refused(tmp_path: Path) -> None:
     assert "parallel.offload: the backend is single, which keeps everything on its device" in refused(*words)
 
 
-def test_ctrl_c_is_one_line_and_an_exit_code_of_its_own(tmp_path: Path) -> None:
+def test_ctrl_c_is_one_line_and_an_exit_code_of_its_own(tmp_path: Path, finished_run: Path) -> None:
     """While the command waits for its prompts, from a pipe into which nobody writes."""
     prompts = tmp_path / "prompts"
     os.mkfifo(prompts)
-    words = ["generate", "--model", str(tmp_path), "--prompts_file", str(prompts)]
+    words = ["generate", "--model", str(finished_run / "model"), "--prompts_file", str(prompts)]
     command = [sys.executable, "-m", "malmoi.launch", *words]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
         writers: list[int] = []

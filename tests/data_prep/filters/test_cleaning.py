@@ -136,7 +136,7 @@ def test_a_killed_build_remembers_what_it_kept(tokenizer_folder: Path, tmp_path:
 
 
 def test_where_cleaning_leaves_no_document_its_reasons_are_reported(tokenizer_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"jsonl: cleaning left no document \(1 little_hangul, 2 too_short\); change"):
+    with pytest.raises(UserError, match=r"a\.txt: cleaning left no document \(1 little_hangul, 2 too_short\); change"):
         prepared(tmp_path, tokenizer_folder, ["하나", "abcdefghijkl", "둘"], min_chars=10, min_hangul_ratio=0.5)
 
 

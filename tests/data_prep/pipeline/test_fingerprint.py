@@ -112,8 +112,19 @@ def test_a_file_just_written_is_not_remembered(folder: Path, tmp_path: Path, mon
 
 def test_a_broken_memory_is_no_memory(folder: Path, tmp_path: Path) -> None:
     first = records(folder, tmp_path / "out")
-    (tmp_path / "out" / fingerprint.MEMORY_FILE).write_text('{"half', encoding="utf-8")
+    memory = tmp_path / "out" / fingerprint.MEMORY_FILE
+    memory.write_text('{"half', encoding="utf-8")
     assert records(folder, tmp_path / "out") == first
+
+
+def test_a_memory_with_another_hash_is_no_memory(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = count_reads(monkeypatch)
+    first = records(folder, tmp_path / "out")
+    memory = tmp_path / "out" / fingerprint.MEMORY_FILE
+    other = first[0].blake2b.translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))
+    memory.write_text(memory.read_text("utf-8").replace(first[0].blake2b, other), encoding="utf-8")
+    assert records(folder, tmp_path / "out") == first
+    assert sorted(read) == ["a.txt", "a.txt", "b.txt", "b.txt"]
 
 
 def test_auto_decides_a_file_as_a_whole_and_says_so(

@@ -21,8 +21,9 @@ def test_the_ranks_together_compute_each_micro_batch_of_a_step_once(
 
 @pytest.mark.parametrize(("global_batch_size", "dp_size"), [(8, 3), (4, 2), (6, 1)])
 def test_a_global_batch_that_the_ranks_do_not_divide_is_refused(global_batch_size: int, dp_size: int) -> None:
+    ranks = f"{dp_size} rank" + "s" * (dp_size > 1)
     message = (
-        rf"train.global_batch_size {global_batch_size} is no multiple of train.micro_batch_size 4 x {dp_size} ranks "
+        rf"train.global_batch_size {global_batch_size} is no multiple of train.micro_batch_size 4 x {ranks} "
         rf"= {4 * dp_size}; change one of them, or set train\.micro_batch_size auto"
     )
     with pytest.raises(UserError, match=message):

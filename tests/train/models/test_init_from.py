@@ -214,7 +214,6 @@ def test_other_shapes_and_kinds_are_refused_with_the_reason(
         as_json(copied / "config.json", **change)
         with pytest.raises(UserError, match=message):
             pretrain(settings)
-        shutil.rmtree(tmp_path / "run")
         as_json(copied / "config.json", n_inner=None, tie_word_embeddings=True, model_type="gpt2")
     (copied / "config.json").write_text("[1, 2", encoding="utf-8")
     with pytest.raises(UserError, match=r"config.json: not a JSON object"):

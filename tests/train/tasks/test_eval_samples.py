@@ -75,7 +75,7 @@ def test_a_sharded_run_says_that_it_draws_none(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"generate__max_new_tokens": 100}, "generate.max_new_tokens 100: a prompt of"),
+        ({"generate__max_new_tokens": 100}, "generate.max_new_tokens 100: with a prompt they do not fit"),
         ({"generate__max_length": 33}, "generate.max_length 33: a prompt of"),
         (
             {"generate__max_length": 2},
