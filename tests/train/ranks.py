@@ -17,7 +17,10 @@ from tests.time_limits import seconds
 
 def on_two_ranks(function: Callable[[int, Path], None], folder: Path) -> None:
     """Run `function(rank, folder)`, a module's own, on both; raises what either raised, or that they hang."""
-    context = torch.multiprocessing.spawn(_joined, (function, folder), nprocs=2, join=False)
+    # Forks of the server that `tests.launching` sets up, which has imported everything.
+    context = torch.multiprocessing.start_processes(
+        _joined, (function, folder), nprocs=2, join=False, start_method="forkserver"
+    )
     limit = seconds(100)
     end = time.monotonic() + limit
     while not context.join(timeout=1):
