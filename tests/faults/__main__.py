@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from malmoi.console import table_console
 from tests.faults import disks
 from tests.faults.bit_flips import FileFlips, flip_files
 from tests.faults.disks import disk_faults
@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("--trained", type=int, default=0, help="of them, flips that a run resumes with")
     parser.add_argument("--out", type=Path, help="file of JSON lines for the outcomes")
     given = parser.parse_args()
-    console = Console(soft_wrap=True, highlight=False)
+    console = table_console()
     reference = make_reference(Path(tempfile.mkdtemp(prefix="malmoi-faults-")) / "reference")
     folder = reference.parent
     for path in (folder, reference):
@@ -93,7 +93,9 @@ def main() -> int:
                 out.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
                 out.flush()
                 if not result.is_good:
-                    console.print(f"{fault.group}: {fault.name}: {result.outcome}\n  {result.said}", markup=False)
+                    console.print(
+                        f"{fault.group}: {fault.name}: {result.outcome}\n  {result.said}", markup=False, soft_wrap=True
+                    )
             console.print(outcome_table(results))
         else:
             for each in flip_files(reference, folder, given.flips, given.trained, given.only):
@@ -101,7 +103,7 @@ def main() -> int:
                 out.write(json.dumps(asdict(each), ensure_ascii=False) + "\n")
                 out.flush()
                 for defect in each.defects:
-                    console.print(f"{each.file}: {defect}", markup=False)
+                    console.print(f"{each.file}: {defect}", markup=False, soft_wrap=True)
             console.print(flip_table(flips))
     return 0 if all(each.is_good for each in (*results, *flips)) else 1
 

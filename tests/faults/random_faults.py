@@ -78,6 +78,8 @@ class Scene:
         self.folder, self.run = folder, folder / "run"
         self.config = folder / "settings.yaml"
         self.chance = random.Random(seed)
+        self.exposed: set[Path] = set()
+        """Checkpoints that faults may have damaged: the newest when one happened."""
 
     def command(self, run: Path, words: Sequence[str]) -> list[str]:
         return [sys.executable, "-m", "malmoi.train", "--config", str(self.config), "--run", str(run), *words]
@@ -311,6 +313,7 @@ def one_fault(scene: Scene) -> Happened:
     names = list(FAULTS)
     [name] = scene.chance.choices(names, [FAULTS[each][0] for each in names])
     began, wrong, code = time.monotonic(), "", None
+    scene.exposed.update(scene.checkpoints[:1])
     try:
         code = FAULTS[name][1](scene)
     except (AssertionError, TimeoutError, subprocess.TimeoutExpired) as error:
@@ -318,9 +321,9 @@ def one_fault(scene: Scene) -> Happened:
     said = scene.said
     if "Traceback" in said:
         wrong = wrong or "a traceback"
-    # Only the newest is ever damaged on purpose.
     for path in scene.checkpoints[1:]:
-        wrong = wrong or "; ".join(checkpoint_errors(path))
+        if path not in scene.exposed:
+            wrong = wrong or "; ".join(checkpoint_errors(path))
     last = said.strip().splitlines()[-1:] or [""]
     return Happened(name, round(time.monotonic() - began, 2), code, scene.step, wrong, last[0][-200:])
 
