@@ -60,6 +60,7 @@ BENCHMARKS = {
     "generation": Benchmark(),
     "encode": Benchmark(),
     "learning": Benchmark(),
+    "busy_machine": Benchmark(),
 }
 GPU = ("--device", "cuda", *BF16)
 SIDES = ("--only", "malmoi+compile", "trainer+compile", "plain+compile")

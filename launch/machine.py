@@ -119,6 +119,7 @@ def _torch() -> Iterator[Finding]:
         reason = " ".join(str(error).split())[:200]
         yield Finding("torch", "missing", reason, "nothing trains", "pip install --force-reinstall torch", True)
         return
+    from malmoi.thread_waiting import describe_threads
     from malmoi.train.distributed.device import has_fast_bf16
 
     yield Finding("torch", "ok", torch.__version__, is_required=True)
@@ -127,7 +128,7 @@ def _torch() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = psutil.virtual_memory()
     free = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB of memory free"
-    yield Finding("CPU", "ok", f"{cores} cores, {free}, {precision}")
+    yield Finding("CPU", "ok", f"{cores} cores, {describe_threads()}, {free}, {precision}")
 
 
 def _gpus() -> Iterator[Finding]:

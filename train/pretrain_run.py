@@ -19,6 +19,7 @@ from malmoi.inference.generate import sample_prompts
 from malmoi.inference.model_folder import load_model, quiet_transformers
 from malmoi.ranks import counted_ranks
 from malmoi.registry import registry_entry
+from malmoi.thread_waiting import counted_threads
 from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
 from malmoi.train.builder import Trainee, build_trainer, run_trainer
@@ -183,8 +184,9 @@ def _summary(settings: RunSettings, run: Pretraining) -> Iterator[str]:
     memory = size.bytes_a_device(env.backend, ranks, env.is_half) + trainee.spec.activation_bytes(
         trainee.shape, trainee.vocab_size, train, plan.micro_batch_size, env.is_half, device
     )
+    threads = f", {counted_threads(torch.get_num_threads())}" if device == "cpu" else ""
     yield (
-        f"{plan.parameters:,} parameters, {env.precision} on {ranks} x {device} ({env.backend}), about "
+        f"{plan.parameters:,} parameters, {env.precision} on {ranks} x {device} ({env.backend}{threads}), about "
         f"{memory / 2**30:.1f} GiB a rank"
     )
     yield (

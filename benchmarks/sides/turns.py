@@ -149,9 +149,16 @@ def environment_on(device: str, **more: str) -> Mapping[str, str]:
 class Side:
     """The other end: a process that waits for its turn. Ends it when left."""
 
-    def __init__(self, script: str, work: Work, log: Path, rank: Rank | None = None) -> None:
+    def __init__(
+        self, script: str, work: Work, log: Path, rank: Rank | None = None, variables: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a side.
+
+        Args:
+            variables: environment variables of its own.
+        """
         self.script, self._log = script, log
-        more = {} if rank is None else rank.environment()
+        more = {**({} if rank is None else rank.environment()), **(variables or {})}
         cores = os.sched_getaffinity(0) if rank is None else {rank.core}
         self._process: subprocess.Popen[str] = subprocess.Popen(
             [sys.executable, str(SIDES / f"{script}.py"), json.dumps(asdict(work))],
