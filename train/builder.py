@@ -12,15 +12,17 @@ from malmoi.configs.model import ModelSettings
 from malmoi.configs.outputs import EvalSettings
 from malmoi.configs.run import RunSettings
 from malmoi.configs.train import BackendName
+from malmoi.errors import RunFailed
 from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS, BackendInputs
 from malmoi.train.backends.start import require_optimizer_fits
+from malmoi.train.checkpoint.format import checkpoint_names
 from malmoi.train.checkpoint.resume import no_data_changes
 from malmoi.train.distributed.dist_env import DistEnv
 from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
 from malmoi.train.metrics.progress_bar import ProgressBar
 from malmoi.train.metrics.throughput import peak_flops
-from malmoi.train.metrics.trackers import flat_config, start_trackers
+from malmoi.train.metrics.trackers import flat_config, log_event, start_trackers
 from malmoi.train.models import MODELS, ModelSpec
 from malmoi.train.models.compute import configure_compute
 from malmoi.train.optim import SCHEDULES
@@ -131,12 +133,17 @@ def run_trainer(trainer: Trainer, settings: RunSettings | FinetuneSettings, stop
         if setup is not None:
             setup(trainer)
     with stop_ends_setup():
-        start_trackers(trainer.env.accelerator, plan.log, plan.run, plan.config)
+        has_checkpoint = bool(checkpoint_names(trainer.storage))
+        start_trackers(trainer.env.accelerator, plan.log, plan.run, plan.config, has_checkpoint)
         trainer.resume()
         if trainer.env.is_main:
             # Only now is it sure that these settings train here.
             record_settings(plan.run, settings, plan.parameters)
-    return trainer.run(stop)
+    try:
+        return trainer.run(stop)
+    except RunFailed as error:
+        log_event(trainer.env.accelerator, "failure", str(error), trainer.state.step)
+        raise
 
 
 def _micro_batch_size(settings: RunSettings | FinetuneSettings, trainee: Trainee, env: DistEnv) -> int:

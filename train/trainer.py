@@ -45,6 +45,7 @@ from malmoi.train.metrics.records import (
 from malmoi.train.metrics.sample_log import EvalSample, write_eval_sample
 from malmoi.train.metrics.throughput import peak_memory_mib
 from malmoi.train.metrics.timers import StepTimers
+from malmoi.train.metrics.trackers import SAMPLE, log_event, log_text
 from malmoi.train.optim.lr_schedule import learning_rate
 from malmoi.train.run_dir import checkpoint_url
 from malmoi.train.step_result import PendingStep, TrainStep, step_metrics
@@ -123,6 +124,9 @@ class Trainer:
                     self.save(wait=True)
         if stopped_by is not None:
             self._report_stop(stopped_by)
+        else:
+            summary = "" if evaluation is None else f"; {evaluation.summary()}"
+            log_event(self.env.accelerator, "finish", f"trained to step {self.state.step}{summary}", self.state.step)
         return TrainOutcome(self.state, stopped_by, evaluation)
 
     def train_step(self) -> TrainStep | None:
@@ -362,6 +366,7 @@ class Trainer:
         if self.env.is_main:
             text = sampler.draw(weights, self.env.device)
             write_eval_sample(self.plan.run, EvalSample(self.state.step, self.tokens_seen, sampler.prompt, text))
+            log_text(self.env.accelerator, SAMPLE, text, self.state.step)
         self.watchdog.heartbeat()
 
     def _log_step(self, step: TrainStep) -> None:
@@ -388,6 +393,7 @@ class Trainer:
     def _record_event(self, kind: str, text: str) -> None:
         if self.env.is_main:
             append_metrics(self.plan.run, EventMetrics(self.state.step, self.tokens_seen, kind, text))
+        log_event(self.env.accelerator, kind, text, self.state.step)
         self.progress.show(text)
 
     def _select_newest(self) -> Checkpoint | None:
@@ -427,7 +433,9 @@ class Trainer:
                 f"stopped by {stopped_by} after step {step}, whose checkpoint could not be saved: the newest is of "
                 f"step {saved}; make room and run again to resume from there"
             )
-        self.progress.show(f"stopped by {stopped_by} after step {step}; run again to resume from step {step}")
+        text = f"stopped by {stopped_by} after step {step}; run again to resume from step {step}"
+        log_event(self.env.accelerator, "stop", text, step)
+        self.progress.show(text)
 
     def _wait_for_writer(self) -> None:
         self.writer.wait()

@@ -1,6 +1,7 @@
 """Trackers get the run's name, its configuration and every metric, as real back ends that need no network show."""
 
 import json
+import signal
 import socket
 import struct
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -22,9 +24,10 @@ from malmoi.configs.parser import settings_as_yaml
 from malmoi.configs.run import RunSettings
 from malmoi.errors import UserError
 from malmoi.train.metrics.records import read_metrics, tracked_values
-from malmoi.train.metrics.trackers import CUT, PROJECT, MLflowWithLongValues, flat_config, require_trackers
+from malmoi.train.metrics.sample_log import read_eval_samples
+from malmoi.train.metrics.trackers import CUT, PROJECT, MLflowWithTexts, flat_config, require_trackers
 from tests.launching import as_flags, environment, run_malmoi, two_ranks, with_settings
-from tests.time_limits import seconds
+from tests.time_limits import seconds, wait_until
 
 INSTALLED = [name for name in ("wandb", "mlflow", "trackio") if find_spec(name) is not None]
 STEP_NAMES = {
@@ -130,6 +133,19 @@ def tensorboard_points(folder: Path) -> dict[str, dict[int, float]]:
     return {name: {event.step: event.value for event in events.Scalars(name)} for name in events.Tags()["scalars"]}
 
 
+def tensorboard_texts(folder: Path) -> dict[str, dict[int, str]]:
+    """Return the texts by tag and step, without the indentation that has TensorBoard show them as they are."""
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    return {
+        tag.removesuffix("/text_summary"): {
+            event.step: dedent(event.tensor_proto.string_val[0].decode()) for event in events.Tensors(tag)
+        }
+        for tag in events.Tags()["tensors"]
+        if tag.endswith("/text_summary")
+    }
+
+
 def assert_close(seen: dict[str, dict[int, float]], expected: dict[str, dict[int, float]], rel: float = 1e-12) -> None:
     assert seen.keys() == expected.keys()
     for name, values in expected.items():
@@ -195,7 +211,7 @@ def item_name(item: Any) -> str:
 def test_wandb_gets_everything_offline(tracked: TrackedRun) -> None:
     [file] = tracked.folder.glob("wandb/offline-run-*/*.wandb")
     config: dict[str, Any] = {}
-    points: dict[str, dict[int, float]] = {}
+    points: dict[str, dict[int, Any]] = {}
     for record in wandb_records(file):
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -208,6 +224,8 @@ def test_wandb_gets_everything_offline(tracked: TrackedRun) -> None:
             row = {item_name(item): json.loads(item.value_json) for item in record.history.item}
             for name in row.keys() - {"_step", "_runtime", "_timestamp"}:
                 points.setdefault(name, {})[row["_step"]] = row[name]
+    assert points.pop("sample") == samples_of(tracked.run)
+    assert list(points.pop("event/finish")) == [6]
     assert_close(points, tracked.points())
     assert {name: value for name, value in config.items() if name != "_wandb"} == tracked.config
 
@@ -230,6 +248,10 @@ def test_mlflow_gets_everything_in_a_file_store(tracked: TrackedRun, monkeypatch
         for name in run.data.metrics
     }
     assert_close(points, tracked.points())
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
+    names = {str(file.relative_to(artifacts)) for file in artifacts.rglob("*.txt")}
+    assert names == {"sample/step-000003.txt", "sample/step-000006.txt", "event/finish/step-000006.txt"}
+    assert (artifacts / "sample" / "step-000003.txt").read_text(encoding="utf-8") == samples_of(tracked.run)[3]
 
 
 @needs("mlflow")
@@ -242,7 +264,7 @@ def test_mlflow_takes_any_number_of_settings_and_one_that_is_too_long_is_cut(
     PartialState()
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tmp_path.as_uri())
-    tracker = MLflowWithLongValues(PROJECT)
+    tracker = MLflowWithTexts(PROJECT)
     tracker.start()
     many = {f"group.setting_{number}": number for number in range(250)}  # it takes 100 at once
     tracker.store_init_configuration({"corpus.input": "가" * 7000, **many})
@@ -260,27 +282,152 @@ import json, sys
 from trackio import Api
 from trackio.sqlite_storage import SQLiteStorage
 [run] = Api().runs(sys.argv[1])
-logs = SQLiteStorage.get_logs(sys.argv[1], run.name)
-print(json.dumps({"name": run.name, "config": run.config, "logs": logs}, default=str))
+logs, alerts = SQLiteStorage.get_logs(sys.argv[1], run.name), SQLiteStorage.get_alerts(sys.argv[1])
+print(json.dumps({"name": run.name, "config": run.config, "logs": logs, "alerts": alerts}, default=str))
 """
 
 
-@needs("trackio")
-def test_trackio_gets_everything_in_a_local_folder(tracked: TrackedRun) -> None:
-    """In a process of its own: trackio takes its folder from the environment when it is imported."""
-    environ = {**environment(), "TRACKIO_DIR": str(tracked.folder / "trackio")}
+@dataclass(frozen=True)
+class TrackioRun:
+    """What trackio's own reader sees of the one run in a folder."""
+
+    name: str
+    config: dict[str, Any]
+    points: dict[str, dict[int, float]]
+    samples: dict[int, str]
+    alerts: list[tuple[str, str, int]]
+    """Title, level and step of each, the oldest first."""
+
+
+def read_trackio(folder: Path) -> TrackioRun:
+    """Read in a process of its own: trackio takes its folder from the environment when it is imported."""
+    environ = {**environment(), "TRACKIO_DIR": str(folder)}
     words = [sys.executable, "-c", READ_TRACKIO, PROJECT]
     done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=seconds(60), check=False)
     assert done.returncode == 0, done.stderr
     kept = json.loads(done.stdout.splitlines()[-1])
-    assert kept["name"] == NAME
-    assert kept["config"]["_Group"] == "tests"
-    assert {name: kept["config"].get(name) for name in tracked.config} == tracked.config
     points: dict[str, dict[int, float]] = {}
+    samples: dict[int, str] = {}
     for row in kept["logs"]:
         for name in row.keys() - {"step", "timestamp"}:
-            points.setdefault(name, {})[row["step"]] = row[name]
-    assert_close(points, tracked.points())
+            if name == "sample":
+                samples[row["step"]] = row[name]["_value"]
+            else:
+                points.setdefault(name, {})[row["step"]] = row[name]
+    alerts = sorted(kept["alerts"], key=lambda alert: str(alert["timestamp"]))
+    alerts = [(alert["title"], alert["level"], alert["step"]) for alert in alerts]
+    return TrackioRun(kept["name"], kept["config"], points, samples, alerts)
+
+
+@needs("trackio")
+def test_trackio_gets_everything_in_a_local_folder(tracked: TrackedRun) -> None:
+    seen = read_trackio(tracked.folder / "trackio")
+    assert seen.name == NAME
+    assert seen.config["_Group"] == "tests"
+    assert {name: seen.config.get(name) for name in tracked.config} == tracked.config
+    assert_close(seen.points, tracked.points())
+
+
+WAITS = """
+import pathlib, time
+
+def setup_trainer(trainer):
+    trainer.add_hook(wait, every=4)
+
+def wait(trainer):
+    pathlib.Path("waits").touch()
+    while not pathlib.Path("goes_on").exists():
+        time.sleep(0.01)
+"""
+
+
+@dataclass(frozen=True)
+class FollowedRun:
+    """What was seen of a run after step 4, while it trained; then it was stopped, and resumed to its end."""
+
+    run: Path
+    trackio: Path
+    points: dict[str, dict[int, float]]
+    texts: dict[str, dict[int, str]]
+    in_trackio: TrackioRun | None
+
+
+@pytest.fixture(scope="module")
+def followed(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) -> FollowedRun:
+    folder = tmp_path_factory.mktemp("followed")
+    (folder / "waits_at_step_4.py").write_text(WAITS)
+    run, file = folder / "run", folder / "config.yaml"
+    names = ("tensorboard", *(["trackio"] if "trackio" in INSTALLED else []))
+    chosen = with_settings(
+        settings, run=str(run), log__trackers=names, plugins=("waits_at_step_4",), generate__prompt="이순신"
+    )
+    file.write_text(settings_as_yaml(chosen), encoding="utf-8")
+    words = [sys.executable, "-m", "malmoi.train", *as_flags(file)]
+    environ = {**environment(), "TRACKIO_DIR": str(folder / "trackio"), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(words, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(lambda: (folder / "waits").exists() or process.poll() is not None, 120, "step 4")
+            points, texts = (
+                tensorboard_points(run / "tensorboard" / "run"),
+                tensorboard_texts(run / "tensorboard" / "run"),
+            )
+            kept = read_trackio(folder / "trackio") if "trackio" in INSTALLED else None
+        finally:
+            process.send_signal(signal.SIGTERM)
+            (folder / "goes_on").touch()
+        _, errors = process.communicate(timeout=seconds(120))
+    assert process.returncode == 75, errors
+    again = subprocess.run(
+        words, cwd=folder, env=environ, capture_output=True, text=True, timeout=seconds(120), check=False
+    )
+    assert again.returncode == 0, again.stderr
+    return FollowedRun(run, folder / "trackio", points, texts, kept)
+
+
+def logged_until_step_4(run: Path) -> dict[str, dict[int, float]]:
+    points = TrackedRun(run, run).points()
+    return {name: {step: value for step, value in at.items() if step <= 4} for name, at in points.items()}
+
+
+def samples_of(run: Path) -> dict[int, str]:
+    return {sample.step: sample.text for sample in read_eval_samples(run)}
+
+
+def test_tensorboard_shows_metrics_and_samples_while_the_run_trains(followed: FollowedRun) -> None:
+    assert_close(followed.points, logged_until_step_4(followed.run), rel=1e-6)
+    assert followed.texts == {"sample": {3: samples_of(followed.run)[3]}}
+
+
+def test_tensorboard_gets_every_sample_and_event(followed: FollowedRun) -> None:
+    texts = tensorboard_texts(followed.run / "tensorboard" / "run")
+    assert texts.keys() == {"sample", "event/stop", "event/resume", "event/finish"}
+    assert texts["sample"] == samples_of(followed.run)
+    assert {name: list(at) for name, at in texts.items() if name != "sample"} == {
+        "event/stop": [5],
+        "event/resume": [5],
+        "event/finish": [6],
+    }
+    assert texts["event/stop"][5] == "stopped by SIGTERM after step 5; run again to resume from step 5"
+    [resumed] = read_metrics(followed.run).events
+    assert texts["event/resume"][5] == resumed.text
+    assert "trained to step 6; validation loss" in texts["event/finish"][6]
+
+
+@needs("trackio")
+def test_trackio_shows_metrics_and_samples_while_the_run_trains(followed: FollowedRun) -> None:
+    seen = followed.in_trackio
+    assert seen is not None
+    assert_close(seen.points, logged_until_step_4(followed.run))
+    assert seen.samples == {3: samples_of(followed.run)[3]}
+    assert seen.alerts == []
+
+
+@needs("trackio")
+def test_trackio_continues_the_run_that_is_resumed_and_gets_every_sample_and_event(followed: FollowedRun) -> None:
+    seen = read_trackio(followed.trackio)
+    assert_close(seen.points, TrackedRun(followed.run, followed.run).points())
+    assert seen.samples == samples_of(followed.run)
+    assert seen.alerts == [("stop", "warn", 5), ("resume", "info", 5), ("finish", "info", 6)]
 
 
 def test_on_two_ranks_rank_0_alone_writes_and_what_it_writes_is_everything(
