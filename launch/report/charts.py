@@ -61,14 +61,16 @@ class Curve:
     """Points only, of this shape; none: a line."""
     texts: tuple[str, ...] = ()
     """Shown at each point in place of its value."""
+    smooths: bool = False
+    """Whether the page's reader may smooth it."""
 
     def traces(self) -> list[Trace]:
         """Return the curve, and over one of many points its mean: noise alone would draw a solid band."""
         kept = thinned_points(self.y, MAX_POINTS)
         if self.symbol or len(self.y) <= MEANS:
-            return [self._trace(kept)]
+            return [self._trace(kept, "points")]
         pale = {"opacity": 0.35, "showlegend": False, "hoverinfo": "skip", "hovertemplate": None, "line": {"width": 1}}
-        return [{**self._trace(kept), **pale}, self._mean()._trace(np.arange(MEANS))]
+        return [{**self._trace(kept), **pale}, self._mean()._trace(np.arange(MEANS), "mean")]
 
     def _mean(self) -> "Curve":
         """Means of equal stretches, over finite points."""
@@ -79,7 +81,12 @@ class Curve:
             y = np.add.reduceat(np.where(finite, self.y, 0.0), edges[:-1]) / counts
         return replace(self, x=np.add.reduceat(self.x, edges[:-1], axis=1) / np.diff(edges), y=y)
 
-    def _trace(self, kept: NDArray[np.int64]) -> Trace:
+    def _trace(self, kept: NDArray[np.int64], smooth: Literal["points", "mean"] | None = None) -> Trace:
+        """The points of those numbers.
+
+        Args:
+            smooth: what the page smooths, where it smooths this curve: it, or the mean over a pale one.
+        """
         mode = "markers" if self.symbol else "lines+markers" if len(kept) <= 40 else "lines"
         text = {"text": [self.texts[point] for point in kept], "hovertemplate": "%{text}"} if self.texts else {}
         axes = {axis: rounded(x[kept]) for axis, x in zip(AXES, self.x, strict=True)}
@@ -91,7 +98,7 @@ class Curve:
             "line": {"dash": self.dash},
             **({"marker": {"size": 10, "symbol": self.symbol}} if self.symbol else {}),
             **text,
-            "meta": {"color": self.color, "x": axes},
+            "meta": {"color": self.color, "x": axes, **({"smooth": smooth} if smooth and self.smooths else {})},
         }
 
 
@@ -142,7 +149,9 @@ class TrainingCharts:
         run = self.runs[number]
         if len(self.runs) > 1:
             name, color = f"{run.label} {name}".strip(), number
-        return Curve(name, color, run.positions(records) / self._units, np.array(values, dtype=np.float64), **style)
+        smooths = "symbol" not in style and all(isinstance(record, StepMetrics) for record in records)
+        x, y = run.positions(records) / self._units, np.array(values, dtype=np.float64)
+        return Curve(name, color, x, y, smooths=smooths, **style)
 
     def _curves(
         self,
