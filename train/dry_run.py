@@ -1,10 +1,11 @@
-"""What a run would take: memory, steps, tokens, disk, and time by three real steps that leave nothing behind."""
+"""What a run would take: memory, steps, tokens, disk, and time by three real steps that leave nothing behind, or where
+these are too long by a smaller model's."""
 
 import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,24 +17,40 @@ from rich.table import Table
 from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.outputs import CheckpointSettings
 from malmoi.configs.run import RunSettings
+from malmoi.data_prep.shards.manifest import read_manifest
 from malmoi.disk_space import readable_bytes
 from malmoi.errors import EXIT_DONE
 from malmoi.inference.model_folder import quiet_transformers
 from malmoi.ranks import counted_ranks, is_main_rank
+from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS
 from malmoi.train.builder import Trainee
 from malmoi.train.checkpoint.format import newest_valid_checkpoint
 from malmoi.train.checkpoint.resume import check_resumable
+from malmoi.train.checkpoint.storage import open_storage
+from malmoi.train.data.dataset import open_dataset
+from malmoi.train.data.sample_order import planned_steps
+from malmoi.train.distributed.dist_env import DistEnv
 from malmoi.train.finetune import build_finetuning, check_finetuning
 from malmoi.train.memory import StateSize, state_size
 from malmoi.train.metrics.throughput import peak_memory_mib
+from malmoi.train.models import MODELS
 from malmoi.train.models.spec import padded_vocabulary
+from malmoi.train.optim import OPTIMIZERS
 from malmoi.train.pretrain import check_run
-from malmoi.train.pretrain_run import build_pretraining
-from malmoi.train.run_dir import FINETUNING_FIXED, make_run_dir, prepare_run
+from malmoi.train.pretrain_run import Pretraining, build_pretraining
+from malmoi.train.run_dir import (
+    FINETUNING_FIXED,
+    PreparedRun,
+    checkpoint_url,
+    make_run_dir,
+    prepare_run,
+    setting_changes,
+)
+from malmoi.train.step_time import STEPS, PassTimes, difference, pass_times, step_seconds, timed_settings
+from malmoi.train.train_plan import TrainPlan
 from malmoi.train.trainer import Trainer
 
-STEPS = 3
 RANKS = (1, 2, 4, 8)
 """Numbers of devices that the table shows, besides the one at hand."""
 
@@ -41,33 +58,81 @@ RANKS = (1, 2, 4, 8)
 def dry_run(settings: RunSettings) -> int:
     """Prepare the run, print what it would take, and return the exit code; the run folder gets what preparing writes.
 
+    A model whose steps would take minutes here, or that is too large for this machine, is never built: a smaller one of
+    its family is timed, and the rest is computed.
+
     Raises:
         UserError: settings, text, launcher or run folder are not usable.
     """
     quiet_transformers()
     # Before text is prepared, which may take hours.
     check_run(settings)
-    run = build_pretraining(settings, prepare_run(settings))
-    trainer, trainee = run.trainer, run.trainee
-    plan, env = trainer.plan, trainer.env
-    newest, _ = newest_valid_checkpoint(trainer.storage)
+    prepared = prepare_run(settings)
+    spec = registry_entry(MODELS, "model.architecture", settings.model.architecture)
+    timed = timed_settings(settings, spec, read_manifest(prepared.sources[0].folder).vocab_size)
+    if timed is settings:
+        run = build_pretraining(settings, prepared)
+        plan = run.trainer.plan
+    else:
+        with tempfile.TemporaryDirectory() as empty:
+            run = build_pretraining(replace(timed, run=empty), replace(prepared, folder=Path(empty)))
+        plan = full_plan(settings, prepared, run)
+    trainee, env = run.trainee, run.env
+    storage = open_storage(checkpoint_url(plan.run, plan.checkpoint))
+    newest, _ = newest_valid_checkpoint(storage)
     if newest is not None:
-        check_resumable(newest, trainer.storage.place(newest.name), plan.resume_conditions())
+        check_resumable(newest, storage.place(newest.name), plan.resume_conditions())
     batch, block, ranks = plan.train.global_batch_size, settings.model.block_size, env.dims.dp_size
-    parameters = plan.parameters
     tokens = plan.max_steps * batch * block
+    train_tokens = run.train_tokens
     console = Console(quiet=not is_main_rank(), highlight=False, soft_wrap=True)
-    console.print(f"parameters    {parameters:,}")
+    console.print(f"parameters    {plan.parameters:,}")
     console.print(
         f"steps         {plan.max_steps:,} of {batch} x {block} tokens ({plan.micro_batch_size} samples x "
         f"{counted_ranks(ranks)} x {plan.accumulation} accumulated)"
     )
     console.print(
-        f"tokens        {tokens:,}, {tokens / parameters:.1f} a parameter, "
-        f"{tokens / (run.samples_per_epoch * block):.2f} epochs of {run.train_tokens:,}"
+        f"tokens        {tokens:,}, {tokens / plan.parameters:.1f} a parameter, "
+        f"{tokens / train_tokens:.2f} epochs of {train_tokens:,}"
     )
-    _print_cost(console, trainer, trainee, _activation_bytes(trainer, trainee, plan.micro_batch_size))
+    full = replace(trainee, shape=settings.model)
+    activations = _activation_bytes(full, plan, env)
+    _print_size(console, full, plan, env, activations)
+    with _status(console) as report:
+        if timed is settings:
+            time_shown = time_line(seconds_of_steps(run.trainer, report), plan.max_steps)
+        else:
+            times = pass_times(run.trainer, report)
+            optimizer = registry_entry(OPTIMIZERS, "optim.name", settings.optim.name)
+            seconds = step_seconds(times, settings, timed, spec, optimizer, trainee.vocab_size, ranks)
+            time_shown = computed_time_line(times, seconds, plan.max_steps, difference(settings, timed))
+    console.print(time_shown)
+    if timed is settings:
+        _print_memory_seen(console, env)
+    run.trainer.backend.close()
+    env.leave()
     return EXIT_DONE
+
+
+def full_plan(settings: RunSettings, prepared: PreparedRun, timed: Pretraining) -> TrainPlan:
+    """Return the plan of the run of `settings`, whose model is not built, from that of a smaller one.
+
+    Raises:
+        UserError: batch, ranks and launcher do not fit, or the text is shorter than a block.
+    """
+    trainee, env, train, model = timed.trainee, timed.env, settings.train, settings.model
+    dataset = open_dataset(prepared.sources, model.block_size, train.seed)
+    micro_batch_size = train.micro_batch_size if isinstance(train.micro_batch_size, int) else 1
+    return replace(
+        timed.trainer.plan,
+        run=Path(settings.run),
+        train=train,
+        max_steps=planned_steps(train, dataset.samples_per_epoch),
+        micro_batch_size=micro_batch_size,
+        accumulation=env.dims.accumulation_steps(train.global_batch_size, micro_batch_size),
+        parameters=trainee.spec.num_params(model, trainee.vocab_size),
+        changes=setting_changes(prepared.folder, settings),
+    )
 
 
 def finetune_dry_run(settings: FinetuneSettings) -> int:
@@ -94,40 +159,50 @@ def finetune_dry_run(settings: FinetuneSettings) -> int:
         f"{examples * run.task.sample_tokens:,} tokens"
     )
     sequences = plan.micro_batch_size * train_examples.sequences
-    activations = _activation_bytes(trainer, trainee, sequences)
+    activations = trainee.spec.activation_bytes(
+        trainee.shape, trainee.vocab_size, plan.train, sequences, env.is_half, env.device.type
+    )
     if settings.task.lm_loss_weight:
         # Unlike pre-training it holds all logits: in their own precision, in fp32, and as a gradient.
         logits = sequences * trainee.shape.block_size * padded_vocabulary(trainee.vocab_size)
         activations += (2 * (1 if env.is_half else 2) + 8) * logits
-    _print_cost(console, trainer, trainee, activations)
+    _print_size(console, trainee, plan, env, activations)
+    with _status(console) as report:
+        seconds = seconds_of_steps(trainer, report)
+    console.print(time_line(seconds, plan.max_steps))
+    _print_memory_seen(console, env)
+    trainer.backend.close()
+    env.leave()
     with contextlib.suppress(OSError):
         folder.rmdir()  # where it was made for this alone, it is empty
     return EXIT_DONE
 
 
-def _activation_bytes(trainer: Trainer, trainee: Trainee, micro_batch_size: int) -> int:
-    env = trainer.env
+def _activation_bytes(trainee: Trainee, plan: TrainPlan, env: DistEnv) -> int:
     return trainee.spec.activation_bytes(
-        trainee.shape, trainee.vocab_size, trainer.plan.train, micro_batch_size, env.is_half, env.device.type
+        trainee.shape, trainee.vocab_size, plan.train, plan.micro_batch_size, env.is_half, env.device.type
     )
 
 
-def _print_cost(console: Console, trainer: Trainer, trainee: Trainee, activations: int) -> None:
-    """Print memory, disk and time, and free what the run has set up."""
-    plan, env = trainer.plan, trainer.env
+def _print_size(console: Console, trainee: Trainee, plan: TrainPlan, env: DistEnv, activations: int) -> None:
+    """Print memory and disk, which are computed."""
     size = state_size(trainee.spec, trainee.shape, trainee.vocab_size, plan.optim.name)
-    exported = 4 * plan.parameters
     console.print(memory_table(size, activations, env.dims.dp_size, env.is_half))
-    console.print(disk_line(size, exported, plan.checkpoint, plan.run))
+    console.print(disk_line(size, 4 * plan.parameters, plan.checkpoint, plan.run))
+
+
+@contextlib.contextmanager
+def _status(console: Console) -> Iterator[Callable[[str], None]]:
+    """Give a function that shows on a terminal what is running."""
     with Console(stderr=True, quiet=console.quiet, highlight=False).status("") as status:
-        seconds = seconds_of_steps(trainer, status.update)
-    console.print(time_line(seconds, plan.max_steps))
+        yield status.update
+
+
+def _print_memory_seen(console: Console, env: DistEnv) -> None:
     measured = peak_memory_mib(env.device) * 2**20
     console.print(
         f"memory seen   {readable_bytes(measured)} on rank 0 in these steps, everything that is loaded included"
     )
-    trainer.backend.close()
-    env.leave()
 
 
 def memory_table(size: StateSize, activations: int, ranks: int, half: bool) -> Table:
@@ -197,3 +272,18 @@ def time_line(seconds: list[float], steps: int) -> str:
     total = timedelta(seconds=round(seconds[0] + a_step * (steps - 1)))
     shown = ", ".join(f"{value:.2f}" for value in seconds)
     return f"time          about {total} of steps, without evaluations and checkpoints (measured: {shown} s)"
+
+
+def computed_time_line(times: PassTimes, a_step: float, steps: int, timed: str) -> str:
+    """Return the run's time, computed from a smaller model's.
+
+    Args:
+        a_step: seconds of an optimizer step of the run.
+        timed: what was measured, in words.
+    """
+    total = timedelta(seconds=round(a_step * steps))
+    return (
+        f"time          about {total} of steps, {a_step:,.1f} s each, without evaluations and checkpoints (computed, "
+        f"by floating-point operations, from {timed}; measured: {times.micro_batch:.2f} s a pass, "
+        f"{times.optimizer:.2f} s an optimizer step)"
+    )

@@ -3,17 +3,25 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from malmoi.configs.model import ModelSettings
 from malmoi.configs.parser import settings_as_yaml, without_switch
 from malmoi.configs.run import RunSettings
+from malmoi.configs.train import TrainSettings
 from malmoi.errors import UserError
 from malmoi.train.backends import BACKENDS
 from malmoi.train.dry_run import time_line
+from malmoi.train.models import MODELS
+from malmoi.train.optim import OPTIMIZERS
+from malmoi.train.step_time import PassTimes, step_seconds, timed_settings
 from tests.launching import as_flags, environment, run_malmoi, with_settings
 from tests.time_limits import seconds
+
+GPT2 = MODELS["gpt2"]
 
 
 def test_it_shows_memory_steps_tokens_disk_and_time_and_leaves_what_preparing_leaves(
@@ -106,3 +114,72 @@ def test_a_process_lives_on_after_it(tiny_settings: RunSettings, finished_run: P
         check=False,
     )
     assert done.stdout.endswith("alive\n"), done.stderr
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # what builds 51 GB of weights ends here, not the machine
+from malmoi.launch.cli import main
+status = main(sys.argv[1:])
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print("peak", peak)
+sys.exit(status)
+"""
+
+
+def test_the_largest_preset_is_estimated_without_its_weights(tiny_settings: RunSettings, tmp_path: Path) -> None:
+    """13 billion parameters are 51 GB, of which a dry run may hold nothing."""
+    words = [
+        *("train", "--config", "gpt3-13b", "--corpus.input", f"[{tiny_settings.corpus.input[0]}]", "--dry_run"),
+        *("--tokenizer.path", str(tiny_settings.tokenizer.path), "--run", str(tmp_path / "run")),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=seconds(240),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "143,051 of 1024 x 2048 tokens (1 samples x 1 rank x 1024 accumulated)" in done.stdout
+    assert re.search(r"parameters    12,\d{3},\d{3},\d{3}\n", done.stdout)
+    [time_shown] = re.findall(r"time .*", done.stdout)
+    assert "computed, by floating-point operations, from 2 of 40 layers" in time_shown
+    assert re.search(r"measured: \d+\.\d\d s a pass, \d+\.\d\d s an optimizer step", time_shown)
+    assert "memory seen" not in done.stdout, "it would be the smaller model's"
+    assert int(done.stdout.rsplit("peak ", 1)[1]) < 5 * 2**20
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"config.yaml", "environment.json", "shards"}
+    assert "n_layer: 40" in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_what_takes_seconds_is_timed_as_it_is(tiny_settings: RunSettings) -> None:
+    assert timed_settings(tiny_settings, GPT2, 2000) is tiny_settings
+
+
+def test_a_large_model_is_timed_by_fewer_layers_a_shorter_block_and_less_width_in_that_order() -> None:
+    large = RunSettings(model=ModelSettings(n_layer=40, n_head=40, n_embd=5120, block_size=2048))
+    timed = timed_settings(large, GPT2, 50257)
+    assert timed.model.n_layer == 2 and timed.train.micro_batch_size == 1
+    assert timed.model.n_embd // timed.model.n_head == 128, "heads keep their size"
+    assert timed.model.block_size == 256 or timed.model.n_embd == 5120
+    assert timed.train.global_batch_size == large.train.global_batch_size
+    assert (timed.optim, timed.data, timed.train.precision) == (large.optim, large.data, large.train.precision)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_time_of_a_step_grows_with_operations_and_parameters(optimizer: str) -> None:
+    small = RunSettings(train=TrainSettings(global_batch_size=8, micro_batch_size=2))
+    large = replace(small, model=replace(small.model, n_layer=2 * small.model.n_layer))
+    times, spec = PassTimes(micro_batch=3.0, optimizer=0.5), OPTIMIZERS[optimizer]
+    assert step_seconds(times, small, small, GPT2, spec, 2000, 1) == pytest.approx(4 * 3.0 + 0.5)
+    assert step_seconds(times, small, small, GPT2, spec, 2000, 2) == pytest.approx(2 * 3.0 + 0.5)
+    flops = GPT2.flops_per_token(large.model, 2000) / GPT2.flops_per_token(small.model, 2000)
+    parameters = GPT2.num_params(large.model, 2000) / GPT2.num_params(small.model, 2000)
+    assert step_seconds(times, large, small, GPT2, spec, 2000, 1) == pytest.approx(12.0 * flops + 0.5 * parameters)
+    wide = replace(small, model=replace(small.model, n_embd=2 * small.model.n_embd))
+    flops = GPT2.flops_per_token(wide.model, 2000) / GPT2.flops_per_token(small.model, 2000)
+    parameters = GPT2.num_params(wide.model, 2000) / GPT2.num_params(small.model, 2000)
+    matrices = 2.0 if optimizer == "muon" else 1.0
+    expected = 12.0 * flops + 0.5 * parameters * matrices
+    assert step_seconds(times, wide, small, GPT2, spec, 2000, 1) == pytest.approx(expected)
