@@ -336,7 +336,7 @@ def setup_trainer(trainer):
 
 def wait(trainer):
     pathlib.Path("waits").touch()
-    while not pathlib.Path("goes_on").exists():
+    while not pathlib.Path("released").exists():
         time.sleep(0.01)
 """
 
@@ -374,7 +374,7 @@ def followed(settings: RunSettings, tmp_path_factory: pytest.TempPathFactory) ->
             kept = read_trackio(folder / "trackio") if "trackio" in INSTALLED else None
         finally:
             process.send_signal(signal.SIGTERM)
-            (folder / "goes_on").touch()
+            (folder / "released").touch()
         _, errors = process.communicate(timeout=seconds(120))
     assert process.returncode == 75, errors
     again = subprocess.run(
