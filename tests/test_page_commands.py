@@ -2,10 +2,7 @@
 
 import ast
 import re
-import shlex
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,54 +16,13 @@ from malmoi.configs.commands import SlurmOptions
 from malmoi.configs.parser import load_config
 from malmoi.launch.cli import main
 from tests.launching import ROOT
+from tests.pages import DOCS, Page, words_of
 
-DOCS = ROOT / "docs"
 PAGES = sorted(file.name for file in DOCS.glob("*.md") if not file.name.endswith(".ko.md"))
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)
-SPAN = re.compile(r"`([^`]+)`")
-COMMAND = re.compile(
-    r"(?:malmoi [a-z]|accelerate launch |torchrun |docker run |apptainer run |python \S*\w|pip install ).*"
-)
-ENDS = {"|", ">", "&&", ";"}
-"""Words after which a line is another command's, or the shell's."""
 
 
 class Parsed(BaseException):
     """A command line was taken, and is not run."""
-
-
-@dataclass(frozen=True)
-class Page:
-    name: str
-
-    @property
-    def text(self) -> str:
-        return (DOCS / self.name).read_text(encoding="utf-8")
-
-    def blocks(self, *kinds: str) -> list[str]:
-        return [block for kind, block in FENCED.findall(self.text) if kind in kinds]
-
-    def command_lines(self) -> Iterator[str]:
-        """Those of blocks, fenced or indented, and of spans of prose and tables."""
-        prose = FENCED.sub("", self.text)
-        code = [*self.blocks("sh", "text"), *(block.replace("\n    ", "\n")[4:] for block in INDENTED.findall(prose))]
-        for line in "\n".join(code).replace("\\\n", " ").splitlines():
-            command = re.sub(r"^(?:\w+=\S+ )+", "", line)  # without variables before it
-            if COMMAND.fullmatch(command):
-                yield command
-        for span in SPAN.findall(INDENTED.sub("", prose)):
-            line = re.sub(r"\s+", " ", span)
-            # One that ends with an option or a COMMAND names it alone.
-            if COMMAND.fullmatch(line) and len(line.split()) > 2 and not re.search(r" (?:--[\w.]+|COMMAND)$", line):
-                yield line
-
-
-def words_of(line: str) -> list[str]:
-    """The words of the command alone, without the brackets and dots that stand for more of them."""
-    words = shlex.split(line, comments=True)
-    end = min((words.index(word) for word in ENDS if word in words), default=len(words))
-    return [word.removeprefix("[") if word.startswith("[--") else word for word in words[:end] if word != "...]"]
 
 
 def malmoi_words(words: list[str]) -> list[str] | None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,10 +19,9 @@ from malmoi.launch.slurm.checks import check_request
 from malmoi.launch.slurm.request import parse_request
 from tests.conftest import demo_texts
 from tests.launching import ROOT, environment
+from tests.pages import DOCS, Page
 from tests.time_limits import seconds
 
-DOCS = ROOT / "docs"
-FENCED = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALLER = (
     *("--model.n_layer=1", "--model.n_head=2", "--model.n_embd=16", "--model.block_size=128"),
     *("--train.max_steps=2", "--train.global_batch_size=4", "--train.micro_batch_size=4", "--train.precision=fp32"),
@@ -33,13 +31,7 @@ SMALLER = (
 
 
 def page(name: str) -> str:
-    return (DOCS / name).read_text(encoding="utf-8")
-
-
-def commands(name: str) -> list[list[str]]:
-    """The words of each `malmoi` command line in the fenced blocks of a page."""
-    lines = "".join(FENCED.findall(page(name))).replace("\\\n", " ").splitlines()
-    return [shlex.split(line.split(" > ")[0], comments=True) for line in lines if line.startswith("malmoi ")]
+    return Page(name).text
 
 
 def described(name: str) -> set[str]:
@@ -68,18 +60,8 @@ def test_every_settings_class_is_in_the_reference() -> None:
     assert {f"{each.__module__}.{each.__qualname__}" for each in classes} <= described("settings.md")
 
 
-def test_the_first_page_says_the_same_in_korean() -> None:
-    assert commands("index.ko.md") == commands("index.md")
-    links = [re.findall(r"\]\(([^)]+)\)", page(name)) for name in ("index.md", "index.ko.md")]
-    assert links[0] == links[1]
-    headings = re.findall(r"^## (.*)$", page("index.md"), re.MULTILINE)
-    anchors = [re.sub(r"[^\w]+", "-", heading.lower()).strip("-") for heading in headings]
-    assert re.findall(r"^## .*\{ #(\S+) \}$", page("index.ko.md"), re.MULTILINE) == anchors
-    assert len(anchors) >= 6
-
-
 def test_the_first_page_leads_to_every_page() -> None:
-    pages = {file.name for file in DOCS.glob("*.md")} - {"index.ko.md"}
+    pages = {file.name for file in DOCS.glob("*.md") if not file.name.endswith(".ko.md")}
     reached, waiting = {"index.md"}, ["index.md"]
     while waiting:
         for name in re.findall(r"\]\((?:docs/)?(\w+\.md)", page(waiting.pop())):
@@ -98,7 +80,7 @@ def test_every_beginning_of_the_first_page_leads_to_its_end(tmp_path: Path, monk
     for file, part in (("my_text/reviews.jsonl", rows), ("train.jsonl", rows[:12]), ("dev.jsonl", rows[12:18])):
         Path(file).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
     done = []
-    for _, name, *words in commands("index.md"):
+    for name, *words in Page("index.md").commands():
         if name == "slurm":
             if words[0] != "status":  # which asks a cluster; tests/launch/cluster has one
                 check_request(parse_request(words[1:], "", ""))

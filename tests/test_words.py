@@ -63,7 +63,7 @@ ORDINARY = (
 
 MEANT = {
     # Page faults, and the faults of fault injection.
-    "error": ("tests/train/distributed/test_malloc.py", "tests/faults/", "docs/reliability.md", "README", "Makefile"),
+    "error": ("tests/train/distributed/test_malloc.py", "tests/faults/", "docs/reliability", "README", "Makefile"),
 }
 """Files and folders in which a pattern finds another word."""
 
