@@ -5,14 +5,13 @@ bootstrapped over examples (Efron and Tibshirani, 1993), percentiles of resample
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 RESAMPLES = 1000
 SEED = 42
@@ -119,19 +118,35 @@ def _accuracy(hits: int, count: int, with_interval: bool) -> Estimate:
 
 def _class_estimates(predicted: NDArray[Any], labels: NDArray[Any], resamples: int) -> tuple[Estimate, ...]:
     """Bootstrap over the confusion matrix: to resample examples is to resample the counts of its cells."""
-    cells, counts = np.unique(np.stack([labels, predicted]), axis=1, return_counts=True)
-
-    def weighted_f1(weights: NDArray[Any]) -> float:
-        # A class that a resample lacks is none of its classes.
-        drawn = weights > 0
-        return macro_f1(cells[1, drawn], cells[0, drawn], weights[drawn])
-
-    def matthews(weights: NDArray[Any]) -> float:
-        return float(matthews_corrcoef(cells[0], cells[1], sample_weight=weights))
-
+    pairs, counts = np.unique(np.stack([labels, predicted]), axis=1, return_counts=True)
+    names, cells = np.unique(pairs, return_inverse=True)
+    given, answered = cells.reshape(pairs.shape)
     drawn = np.random.default_rng(SEED).multinomial(len(labels), counts / len(labels), resamples)
-    metrics: list[tuple[str, Callable[[NDArray[Any]], float]]] = [("macro_f1", weighted_f1), ("matthews", matthews)]
-    return tuple(_bootstrapped(name, metric(counts), [metric(row) for row in drawn]) for name, metric in metrics)
+    values, *resampled = (_f1_and_matthews(given, answered, row, len(names)) for row in (counts, *drawn))
+    metrics = ("macro_f1", "matthews")
+    columns = zip(*resampled, strict=True) if resampled else ((), ())
+    return tuple(
+        _bootstrapped(name, value, list(column)) for name, value, column in zip(metrics, values, columns, strict=True)
+    )
+
+
+def _f1_and_matthews(
+    labels: NDArray[Any], predicted: NDArray[Any], counts: NDArray[Any], num_classes: int
+) -> tuple[float, float]:
+    """Return `macro_f1` and scikit-learn's `matthews_corrcoef` of a confusion matrix, without its checks of each input.
+
+    Args:
+        labels, predicted: [cells], indices of classes.
+        counts: [cells], examples of each; a class that none is of, or was given, is none of the classes.
+    """
+    hits = labels == predicted
+    of_class, given = (np.bincount(cells, counts, num_classes) for cells in (labels, predicted))
+    right = np.bincount(labels[hits], counts[hits], num_classes)
+    occurs = of_class + given > 0
+    total = counts.sum()
+    spread = math.sqrt((total**2 - of_class @ of_class) * (total**2 - given @ given))
+    matthews = (right.sum() * total - of_class @ given) / spread if spread > 0 else 0.0
+    return float((2 * right[occurs] / (of_class + given)[occurs]).mean()), float(matthews)
 
 
 def _pearson_estimate(predicted: NDArray[Any], labels: NDArray[Any], with_interval: bool) -> Estimate:

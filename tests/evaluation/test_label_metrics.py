@@ -4,8 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import matthews_corrcoef
 
 from malmoi.evaluation.label_metrics import (
+    PERCENTILES,
+    SEED,
     Predictions,
     class_scores,
     confusion_counts,
@@ -126,6 +129,21 @@ def test_a_bootstrapped_interval_of_classes_is_as_wide_as_theory_says() -> None:
         assert low is not None and high is not None
         assert high - low == pytest.approx(2 * Z * deviation * scale, rel=0.1)
         assert (high + low) / 2 == pytest.approx(found[name].value, abs=0.01)
+
+
+def test_the_bootstrapped_scores_of_classes_are_scikit_learns_of_each_resample() -> None:
+    generator = np.random.default_rng(5)
+    for classes, count in ((2, 30), (5, 12), (5, 200)):
+        labels, predicted = generator.integers(0, classes, (2, count))
+        # The counts of the cells are drawn in the order of the cells.
+        cells, counts = np.unique(np.stack([labels, predicted]), axis=1, return_counts=True)
+        draws = np.random.default_rng(SEED).multinomial(count, counts / count, 40)
+        rows = [np.repeat(cells, drawn, axis=1) for drawn in draws]
+        found = label_metrics(Predictions("class", predicted, labels), 40)[1:]
+        for estimate, metric in zip(found, (macro_f1, matthews_corrcoef), strict=True):
+            low, high = np.percentile([metric(answered, given) for given, answered in rows], PERCENTILES)
+            expected = [metric(predicted, labels), low, high]
+            assert [estimate.value, estimate.low, estimate.high] == pytest.approx(expected, abs=1e-12)
 
 
 def test_scores_by_class_are_those_counted_by_hand() -> None:
