@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from malmoi.evaluation.fewshot.results import read_results
 from malmoi.evaluation.fewshot.task_files import BUILT_IN, TaskFile, built_in_tasks
 from malmoi.launch.cli import main
-from tests.launching import ROOT
+from tests.pages import Page
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
@@ -19,7 +20,7 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def page(name: str) -> str:
-    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+    return Page(name).text
 
 
 def typed(block: str, folder: Path) -> Iterator[list[str]]:
@@ -62,6 +63,25 @@ def test_the_pages_task_of_ones_own_runs_as_it_is_written(in_folder: Path) -> No
     [result] = read_results(in_folder / "my_task" / "results")
     assert (result.task, result.documents) == ("reviews", 4)
     assert [point.shots for point in result.curve("acc")] == [0, 1, 3]
+
+
+def test_the_pages_built_in_tasks_give_a_table_files_and_curves_in_the_report(
+    in_folder: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = [words for words in Page("fewshot.md").commands() if "my_task/reviews.yaml" not in words]
+    assert [words[0] for words in commands] == ["fewshot", "report", "report"]
+    tasks, report, report_with_others = commands
+    shutil.rmtree("runs/demo")
+    shutil.copytree(finished_run, "runs/demo")
+    small = {"50": "2", "kobest": "kobest_sentineg"}
+    assert main([small.get(word, word) for word in tasks]) == 0, capsys.readouterr().err
+    results = read_results(Path("runs/demo/fewshot"))
+    assert [result.task for result in results] == ["kobest_sentineg", "sentiment"]
+    assert [len(result.runs) for result in results] == [7, 7]  # one without examples, and three seeds of 1 and of 5
+    shutil.copytree("runs/demo/fewshot", "other/fewshot")
+    for words in (report, report_with_others):
+        assert main(words) == 0, capsys.readouterr().err
+    assert "kobest_sentineg" in Path("runs/demo/report.html").read_text(encoding="utf-8")
 
 
 def test_every_command_of_the_page_on_generation_runs(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
