@@ -13,6 +13,7 @@ import pytest
 
 from malmoi.launch.slurm.request import parse_request
 from tests.launching import ROOT
+from tests.pages import Page
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 APPTAINER = (ROOT / "malmoi.def").read_text(encoding="utf-8")
@@ -113,6 +114,6 @@ def test_the_commands_of_the_page_name_what_is_there() -> None:
     for device in re.findall(r"DEVICE=(\w+)", PAGE):
         assert device in {"cpu", "cuda"}
     assert {"doctor", "train --config demo"} <= set(re.findall(r"malmoi\.sif (doctor|train --config \w+)", PAGE))
-    [job] = [line for line in lines if line.startswith("malmoi slurm submit")]
-    assert parse_request(shlex.split(job)[3:], "", "").options.apptainer == "/shared/malmoi.sif"
+    [job] = Page("images.md").commands()
+    assert job[:2] == ["slurm", "submit"] and parse_request(job[2:], "", "").options.apptainer == "/shared/malmoi.sif"
     assert all(fnmatch(name, "malmoi:c*") for name in re.findall(r"malmoi:\w+", PAGE))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,7 +20,7 @@ from malmoi.launch.slurm.checks import check_request
 from malmoi.launch.slurm.request import parse_request
 from tests.conftest import demo_texts
 from tests.launching import ROOT, environment
-from tests.pages import DOCS, Page
+from tests.pages import DOCS, FENCED, Page
 from tests.time_limits import seconds
 
 SMALLER = (
@@ -99,6 +100,16 @@ def test_every_beginning_of_the_first_page_leads_to_its_end(tmp_path: Path, monk
         assert Path(made).exists(), made
 
 
+@pytest.mark.parametrize("file", sorted(DOCS.glob("*.md")), ids=lambda file: file.name)
+def test_lists_and_tables_begin_after_an_empty_line_without_which_the_site_has_none(file: Path) -> None:
+    lines = FENCED.sub("\n", file.read_text(encoding="utf-8")).splitlines()
+    for before, line in pairwise(lines):
+        if re.match(r"- |\d+\. ", line):
+            assert not before or before.startswith(("- ", "  ")) or re.match(r"\d+\. ", before), f"{before}\n{line}"
+        if line.startswith("|"):
+            assert not before or before.startswith("|"), f"{before}\n{line}"
+
+
 @pytest.mark.skipif(find_spec("mkdocs") is None, reason="the extra `docs` is not installed; `make site` installs it")
 def test_the_site_builds_in_both_languages_without_a_broken_link(tmp_path: Path) -> None:
     done = subprocess.run(
@@ -114,6 +125,8 @@ def test_the_site_builds_in_both_languages_without_a_broken_link(tmp_path: Path)
     english, korean = ((tmp_path / name).read_text("utf-8") for name in ("index.html", "ko/index.html"))
     assert 'lang="en"' in english and 'lang="ko"' in korean and "노트북" in korean
     assert 'id="malmoi.api.train"' in (tmp_path / "api" / "index.html").read_text("utf-8")
+    launching = (tmp_path / "launch" / "index.html").read_text("utf-8")
+    assert '<span class="option">-m</span> malmoi.train <span class="option">--config</span> gpt2-small' in launching
     # A reader's browser asks nobody else for anything.
     fetched = re.compile(r'<(?:script|img|link)[^>]*(?:src|href)="https?://', re.IGNORECASE)
     assert not [file for file in tmp_path.rglob("*.html") if fetched.search(file.read_text("utf-8"))]

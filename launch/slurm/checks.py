@@ -5,7 +5,8 @@ from pathlib import Path
 
 import psutil
 
-from malmoi.errors import UserError
+from malmoi.configs.run import RunSettings
+from malmoi.errors import UserError, require_options
 from malmoi.launch.slurm.cluster import Node, Partition, nodes_of, partitions, time_limit_seconds
 from malmoi.launch.slurm.request import Request
 from malmoi.ranks import counted_ranks
@@ -61,6 +62,21 @@ def _check_batch(request: Request) -> None:
             f"{train.micro_batch_size} x {counted_ranks(request.ranks)} ({nodes} node{'' if nodes == 1 else 's'} x "
             f"{request.ranks_per_node}) = {samples}; change one of them"
         )
+
+
+def check_data_is_named(request: Request) -> None:
+    """Check that the job has text, or labeled examples and a model, to train on.
+
+    Raises:
+        UserError: the settings name none.
+    """
+    settings = request.settings
+    if isinstance(settings, RunSettings):
+        if not settings.corpus.input and not settings.corpus.sources:
+            raise UserError("corpus.input is empty: name the text to train on, such as --corpus.input '[my_text]'")
+    else:
+        named = {"init_from": bool(settings.init_from), "task.train": bool(settings.task.train)}
+        require_options("slurm submit --finetune", **named)
 
 
 def check_cluster(request: Request) -> None:

@@ -7,7 +7,7 @@ from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.parser import settings_as_yaml
 from malmoi.configs.run import RunSettings
 from malmoi.errors import UserError
-from malmoi.launch.slurm.checks import check_cluster, check_request
+from malmoi.launch.slurm.checks import check_cluster, check_data_is_named, check_request
 from malmoi.launch.slurm.cluster import cancel, job_states, submit
 from malmoi.launch.slurm.records import Submission, read_records, record_submission
 from malmoi.launch.slurm.request import Request
@@ -35,6 +35,7 @@ def submit_run(request: Request) -> Submission:
     check_request(request)
     check_continues(request.run, request.settings)
     check_cluster(request)
+    check_data_is_named(request)
     check_not_queued(request.run)
     settings = write_settings(request.run, request.settings)
     data = data_script(request, request.run, str(settings), ()) if request.options.data_job else None

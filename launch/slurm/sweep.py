@@ -10,7 +10,7 @@ from malmoi.configs.parser import parse_settings, setting_names
 from malmoi.configs.renamed import unknown_setting
 from malmoi.configs.run import RunSettings
 from malmoi.errors import UserError
-from malmoi.launch.slurm.checks import check_cluster, check_request
+from malmoi.launch.slurm.checks import check_cluster, check_data_is_named, check_request
 from malmoi.launch.slurm.cluster import job_states
 from malmoi.launch.slurm.records import Submission, read_records
 from malmoi.launch.slurm.request import Request
@@ -129,6 +129,8 @@ def submit_sweep(request: Request) -> tuple[Submission, ArrayJob]:
         check_request(one)
         check_continues(one.run, one.settings)
     check_cluster(request)
+    for one in requests:
+        check_data_is_named(one)
     check_not_queued(request.run)
     _write_sweep(request.run, runs)
     files = [write_settings(one.run, one.settings) for one in requests]

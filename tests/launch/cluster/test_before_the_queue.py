@@ -51,5 +51,15 @@ def test_what_the_cluster_cannot_do_is_refused(
     assert queued == ""
 
 
+@pytest.mark.parametrize("words", [("submit",), ("sweep", "--grid", "train.seed=1,2")], ids=["submit", "sweep"])
+def test_a_job_without_text_is_refused_and_leaves_nothing(
+    cluster: Cluster, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    done = malmoi_slurm(cluster, words[0], "--config", "gpt2-small", "--run", str(run), *SHARED, *words[1:])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "corpus.input is empty" in done.stderr
+    assert not run.exists()
+
+
 def test_the_status_of_what_was_never_submitted_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     assert "no submitted run" in malmoi_slurm(cluster, "status", str(tmp_path)).stderr

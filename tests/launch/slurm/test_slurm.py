@@ -16,7 +16,7 @@ from malmoi.configs.parser import parse_settings, settings_as_yaml
 from malmoi.configs.run import RunSettings
 from malmoi.errors import UserError
 from malmoi.launch.cli import main
-from malmoi.launch.slurm.checks import check_request, check_shared_filesystem, file_system
+from malmoi.launch.slurm.checks import check_data_is_named, check_request, check_shared_filesystem, file_system
 from malmoi.launch.slurm.cluster import GPUS, time_limit_seconds
 from malmoi.launch.slurm.request import Request, parse_request
 from malmoi.launch.slurm.script import DATA_TEMPLATE, TRAIN_TEMPLATE, ArrayJob, JobTemplate, data_script, train_script
@@ -249,6 +249,21 @@ def test_without_slurm_submit_says_where_to_run_it(tmp_path: Path, monkeypatch: 
         "submit", "--config", "gpt2-small", "--run", str(tmp_path / "r")
     )
     assert not (tmp_path / "r").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--config", "gpt2-small"), "corpus.input is empty"),
+        (("--finetune", "--task.train", "rows.jsonl"), "--init_from"),
+        (("--finetune", "--init_from", "model"), "--task.train"),
+    ],
+)
+def test_a_job_without_anything_to_train_on_does_not_wait_in_the_queue(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_data_is_named(parse_request(words, "", ""))
+    check_data_is_named(parse_request(["--config", "gpt2-small", "--corpus.input", "[my_text]"], "", ""))
+    check_data_is_named(parse_request(["--finetune", "--init_from", "m", "--task.train", "rows.jsonl"], "", ""))
 
 
 def test_a_config_that_does_not_parse_is_refused(tmp_path: Path) -> None:
