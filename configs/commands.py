@@ -129,6 +129,8 @@ class FewshotOptions(PluginOptions):
     """Documents a task at most; null: all."""
     batch_size: PositiveInt = 8
     """Prompts in a batch."""
+    log_samples: bool = False
+    """Write each prompt with the answer and log-likelihoods to TASK.samples.jsonl in the folder."""
     json: bool = False
     """Print one JSON object and nothing else."""
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import stdev
@@ -12,6 +12,7 @@ from malmoi.atomic_io import write_atomic
 from malmoi.errors import UserError
 
 RESULT_SUFFIX = ".json"
+SAMPLES_SUFFIX = ".samples.jsonl"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,28 @@ class Score:
     score: float
     document_stderr: float | None
     """Standard error over documents; none for metrics that are not a mean over them."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a model was asked and answered: one document at one number of examples, chosen by one seed."""
+
+    shots: int
+    seed: int
+    document: int
+    """Number of the document, from 0, among those scored."""
+    prompt: str
+    """With the examples that it kept."""
+    right: tuple[str, ...]
+    """Right answers."""
+    answer: str | None
+    """The choice of highest log-likelihood, or the text written; none where the likelihood of one target is asked."""
+    choices: tuple[str, ...]
+    """Texts whose likelihood was computed; none where the answer is written."""
+    loglikelihoods: tuple[float, ...]
+    """Of each after the prompt, natural logarithms summed over its tokens."""
+    scores: dict[str, float]
+    """Of the document, by metric; without those that only a whole set has."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +159,14 @@ def write_result(folder: Path, result: TaskResult) -> Path:
     """Write the file of one task atomically, and return its path."""
     file = folder / f"{result.task}{RESULT_SUFFIX}"
     write_atomic(file, json.dumps(result.as_dict(), ensure_ascii=False, indent=1).encode() + b"\n")
+    return file
+
+
+def write_samples(folder: Path, task: str, samples: Iterable[Sample]) -> Path:
+    """Write a line of JSON for each sample of one task atomically, and return the path."""
+    file = folder / f"{task}{SAMPLES_SUFFIX}"
+    lines = (json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
+    write_atomic(file, "".join(lines).encode())
     return file
 
 

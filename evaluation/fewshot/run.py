@@ -18,7 +18,15 @@ from malmoi.configs.commands import FewshotOptions, with_overrides
 from malmoi.errors import UserError
 from malmoi.evaluation.fewshot.baselines import baselines
 from malmoi.evaluation.fewshot.metrics import Answer, Choice, Continuation, Metric, metric_by_name
-from malmoi.evaluation.fewshot.results import Score, ShotRun, TaskResult, check_same_model, write_result
+from malmoi.evaluation.fewshot.results import (
+    Sample,
+    Score,
+    ShotRun,
+    TaskResult,
+    check_same_model,
+    write_result,
+    write_samples,
+)
 from malmoi.evaluation.fewshot.task_files import Document, FewshotTask, TaskFile, load_tasks
 from malmoi.inference.model_folder import LoadedModel, as_loaded
 
@@ -39,6 +47,7 @@ def fewshot(
     limit: int | None = None,
     batch_size: int = 8,
     out: str | Path | None = None,
+    log_samples: bool = False,
 ) -> list[TaskResult]:
     """Evaluate a model on tasks with none, one or several examples in the prompt.
 
@@ -53,6 +62,7 @@ def fewshot(
         limit: documents a task at most; none: all.
         batch_size: prompts in a batch.
         out: folder that gets one JSON file a task; none: nothing is written.
+        log_samples: also write each prompt with the answer and log-likelihoods to TASK.samples.jsonl in `out`.
 
     Returns:
         The result of each task that fits the model's context, in order; others are logged as warnings.
@@ -69,6 +79,7 @@ def fewshot(
         "limit": limit,
         "batch_size": batch_size,
         "out": str(out or ""),
+        "log_samples": log_samples,
     }
     return list(run_fewshot(with_overrides(FewshotOptions(), given), log.info, log.warning, loaded))
 
@@ -180,6 +191,7 @@ class ShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval is untyped
         self._source = task
         self._shots, self._seed, self._context = shots, seed, context
         self.prompts: list[Prompt] = []
+        self.samples: list[Sample] = []
         settings = task.settings
         self._metrics = {
             name: metric_by_name(name, settings.output_type, settings.bleu_tokenize) for name in settings.metrics
@@ -206,7 +218,7 @@ class ShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval is untyped
         return Instance(request_type="loglikelihood", doc=doc, arguments=(ctx, target), idx=0, **kwargs)
 
     def _outcome_values(self, row: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
-        """Return what lm_eval aggregates for one document, by metric."""
+        """Return what lm_eval aggregates for one document, by metric; it asks in the order of the documents."""
         outcome: Choice | Answer | Continuation
         if self.OUTPUT_TYPE == "multiple_choice":
             outcome = Choice(tuple(row["choices"]), tuple(logprob for logprob, _ in results), row["gold"], row["value"])
@@ -214,7 +226,25 @@ class ShotTask(ConfigurableTask):  # type: ignore[misc]  # lm_eval is untyped
             outcome = Continuation(*results[0])
         else:
             outcome = Answer(results[0].strip(), tuple(row["answers"]))
-        return {name: metric.value(outcome) for name, metric in self._metrics.items()}
+        values = {name: metric.value(outcome) for name, metric in self._metrics.items()}
+        self.samples.append(self._sample(row, results, values))
+        return values
+
+    def _sample(self, row: Mapping[str, Any], results: Sequence[Any], values: Mapping[str, Any]) -> Sample:
+        number = len(self.samples)
+        right, answer = tuple(row["answers"]), None
+        choices: tuple[str, ...] = ()
+        logprobs: tuple[float, ...] = ()
+        if self.OUTPUT_TYPE == "generate_until":
+            answer = results[0].strip()
+        else:
+            choices = tuple(row["choices"]) or (row["target"],)
+            logprobs = tuple(float(logprob) for logprob, _ in results)
+        if self.OUTPUT_TYPE == "multiple_choice":
+            right, answer = (choices[row["gold"]],), choices[max(range(len(choices)), key=logprobs.__getitem__)]
+        scores = {name: float(values[name]) for name, metric in self._metrics.items() if metric.aggregate is None}
+        prompt = self.prompts[number].text
+        return Sample(self._shots, self._seed, number, prompt, right, answer, choices, logprobs, scores)
 
 
 def _lm_eval_config(
@@ -331,9 +361,11 @@ def run_fewshot(
     model = open_model(loaded or Path(options.model), options.batch_size)
     # What does not fit is reported before the first hour of work and not after it.
     for task, documents in _fitting_tasks(tasks, model, options.limit, warn):
-        result = run_task(task, documents, model, options, progress)
+        result, samples = run_task(task, documents, model, options, progress)
         if out is not None:
             try:
+                if options.log_samples:
+                    write_samples(out, result.task, samples)
                 write_result(out, result)
             except OSError as error:
                 raise UserError(
@@ -360,14 +392,18 @@ def _fitting_tasks(
 
 def run_task(
     task: FewshotTask, fitting: FittingDocuments, model: QuietModel, options: FewshotOptions, progress: Report
-) -> TaskResult:
+) -> tuple[TaskResult, list[Sample]]:
     """Run one task at every number of examples with every seed; without examples the seed has no effect."""
-    runs = []
+    runs: list[ShotRun] = []
+    samples: list[Sample] = []
     for shots in sorted(options.shots):
         for seed in options.seeds[:1] if shots == 0 else options.seeds:
             progress(f"{task.settings.task}, {shots} examples, seed {seed}")
-            runs.append(_run_once(task, fitting.documents, model, shots, seed))
-    return TaskResult(
+            run, answered = _run_once(task, fitting.documents, model, shots, seed)
+            runs.append(run)
+            # They may be as large as the data times the numbers of examples.
+            samples += answered if options.log_samples else []
+    result = TaskResult(
         task=task.settings.task,
         model=options.model,
         documents=len(fitting.documents),
@@ -378,9 +414,12 @@ def run_task(
         license=task.settings.license,
         versions=tuple((name, version(name)) for name in VERSIONS),
     )
+    return result, samples
 
 
-def _run_once(task: FewshotTask, documents: Sequence[Document], model: QuietModel, shots: int, seed: int) -> ShotRun:
+def _run_once(
+    task: FewshotTask, documents: Sequence[Document], model: QuietModel, shots: int, seed: int
+) -> tuple[ShotRun, list[Sample]]:
     shot_task = ShotTask(task, documents, shots, seed, ContextCheck(model, task.settings))
     name = task.settings.task
     found = evaluate(model, {"tasks": {name: shot_task}, "groups": {}}, log_samples=False)["results"][name]
@@ -389,7 +428,7 @@ def _run_once(task: FewshotTask, documents: Sequence[Document], model: QuietMode
         stderr = found[f"{metric}_stderr,none"]
         scores.append(Score(metric, float(found[f"{metric},none"]), None if stderr == "N/A" else float(stderr)))
     dropped = [prompt.dropped for prompt in shot_task.prompts]
-    return ShotRun(shots, seed, tuple(scores), sum(map(bool, dropped)), sum(dropped))
+    return ShotRun(shots, seed, tuple(scores), sum(map(bool, dropped)), sum(dropped)), shot_task.samples
 
 
 def results_as_dict(results: Sequence[TaskResult]) -> dict[str, Any]:

@@ -116,6 +116,34 @@ def test_every_kind_of_task_runs_with_another_architecture(llama_folder: Path, t
     assert list(read_results(tmp_path)) == sorted(results, key=lambda result: result.task)
 
 
+def test_samples_have_prompts_answers_and_log_likelihoods(gpt2_folder: Path, tmp_path: Path) -> None:
+    tasks = ("topic", "last_word", "translation_ko_en")
+    results = run(gpt2_folder, tmp_path, *tasks, limit=5, shots=(0, 2), seeds=(3,), log_samples=True)
+    lines = {
+        name: [json.loads(line) for line in (tmp_path / f"{name}.samples.jsonl").read_text("utf-8").splitlines()]
+        for name in tasks
+    }
+    [topic] = load_tasks(["topic"])
+    for result in results:
+        asked = [(line["shots"], line["seed"], line["document"]) for line in lines[result.task]]
+        assert asked == [(shots, 3, number) for shots in (0, 2) for number in range(result.documents)]
+        metric = result.metrics[0]
+        if metric in lines[result.task][0]["scores"]:
+            for shot_run in result.runs:
+                own = [line["scores"][metric] for line in lines[result.task] if line["shots"] == shot_run.shots]
+                assert shot_run.scores[0].score == pytest.approx(sum(own) / len(own))
+    for shots in (0, 2):
+        own = [line for line in lines["topic"] if line["shots"] == shots]
+        for line, expected in zip(own, directly(gpt2_folder, topic, shots, 3, 5), strict=True):
+            assert line["loglikelihoods"] == pytest.approx(expected, abs=1e-3)
+            assert line["answer"] == line["choices"][max(range(7), key=expected.__getitem__)]
+            assert line["prompt"].count("\n\n") >= shots
+    assert [line["right"] for line in lines["topic"][:5]] == [[d.choices[d.gold]] for d in topic.documents[:5]]
+    assert all(line["answer"] is None and len(line["loglikelihoods"]) == 1 for line in lines["last_word"])
+    assert all(isinstance(line["answer"], str) and line["choices"] == [] for line in lines["translation_ko_en"])
+    assert len(read_results(tmp_path)) == 3
+
+
 def test_several_seeds_give_a_mean_and_its_standard_error(gpt2_folder: Path, tmp_path: Path) -> None:
     [result] = run(gpt2_folder, tmp_path, "similarity", limit=12, shots=(0, 3), seeds=(0, 1, 2))
     assert [(run.shots, run.seed) for run in result.runs] == [(0, 0), (3, 0), (3, 1), (3, 2)]
