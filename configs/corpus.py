@@ -8,6 +8,7 @@ from malmoi.configs.ranges import ClosedUnitInterval, DocumentBytes, FiniteNonNe
 DocumentUnit = Literal["line", "paragraph", "file"]
 Encoding = Literal["utf-8", "cp949", "euc-kr", "iso-2022-kr", "auto"]
 OnError = Literal["stop", "skip"]
+Quotes = Literal["auto", "csv", "none"]
 UnicodeForm = Literal["NFC", "none"]
 
 
@@ -56,6 +57,9 @@ class TextSettings:
     """What one document is in a .txt file: a line, a paragraph (a block between blank lines), or the whole file."""
     encoding: Encoding = "utf-8"
     """Character encoding, decoded strictly; auto: a file is ISO-2022-KR if it says so, else UTF-8, else CP949."""
+    quotes: Quotes = "auto"
+    """What a double quote is in .csv and .tsv: csv: it encloses a field (RFC 4180); none: text; auto: csv, but text in
+    a .tsv file, as NSMC's, where it is no quoting and each line has the header's number of fields without."""
     on_error: OnError = "stop"
     """On a broken line or record: stop and name it, or skip it and count it by cause."""
     max_error_rate: ClosedUnitInterval = 0.01

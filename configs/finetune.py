@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from malmoi.configs.corpus import Encoding, OnError, Quotes
 from malmoi.configs.optim import OptimSettings, ScheduleName, ScheduleSettings
 from malmoi.configs.outputs import CheckpointSettings, LogSettings
 from malmoi.configs.ranges import (
@@ -18,6 +19,8 @@ from malmoi.configs.ranges import (
 from malmoi.configs.train import ParallelSettings, RollbackSettings, TrainSettings
 
 TaskKind = Literal["classification", "entailment", "similarity", "multiple_choice"]
+TASK_LISTS = ("task.fields", "task.choices")
+"""Settings that take several values in a row on the command line."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,32 @@ class TaskSettings:
     """classification of a text; entailment: classification of a pair; similarity: a score for a pair in either order;
     multiple_choice: which of several texts fits another."""
     train: str = ""
-    """Training file: JSON lines, plain or .gz."""
+    """Training file, or folder, glob or URL: .jsonl, .ndjson, .json, .csv, .tsv, .txt (a table with tabs), .parquet or
+    .arrow, each also as .gz, .zst, .xz or .bz2, or a folder saved by `datasets`."""
     validation: str | None = None
     """File that selects the best checkpoint and stops early; null: the last checkpoint is the result."""
     test: str | None = None
     """File that the result is scored on; selects nothing. null: no test score."""
     fields: tuple[str, ...] = ()
-    """Fields of a row that hold the texts, in order. Default: `text`; `premise`, `hypothesis`; `sentence1`,
-    `sentence2`; or `text`, `choices`. With multiple_choice the last one holds the list, and those before it are joined
-    by a space."""
+    """Fields or columns of a row that hold the texts, in order; dots reach into nested objects. Default: `text`;
+    `premise`, `hypothesis`; `sentence1`, `sentence2`; or `text`, `choices`. With multiple_choice the last one holds the
+    list, and those before it are joined by a space."""
+    choices: tuple[str, ...] = ()
+    """Fields that hold one choice each, with multiple_choice, where none holds the list; `fields` are the context."""
     label: str | None = None
     """Field that holds the label: a class, a number, or a choice's index from 0; null: `score` for similarity, else
-    `label`."""
+    `label`. A whole number is one class however it is written: 1, 1.0 or "1"."""
+    encoding: Encoding = "utf-8"
+    """Character encoding, decoded strictly; auto: a file is ISO-2022-KR if it says so, else UTF-8, else CP949."""
+    quotes: Quotes = "auto"
+    """What a double quote is in .csv, .tsv and .txt: csv: it encloses a field (RFC 4180); none: text; auto: csv, but
+    text in a table with tabs, as NSMC's, where it is no quoting and each line has the header's number of fields."""
+    on_error: OnError = "stop"
+    """On a row with an empty text, without a label, or broken: stop and name it, or skip it and count it by cause."""
+    max_error_rate: ClosedUnitInterval = 0.01
+    """Share of skipped rows above which `on_error: skip` fails too."""
     limit: NonNegativeInt = 0
-    """Rows read from the beginning of each file; 0: all."""
+    """Usable rows read from the beginning of each file; 0: all."""
     lm_loss_weight: FiniteNonNegative = 0.5
     """Weight of the auxiliary language modeling loss; 0: none."""
 

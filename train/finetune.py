@@ -164,7 +164,7 @@ def check_finetuning(settings: FinetuneSettings) -> None:
     model_shape(settings, spec)
     for file in (settings.task.train, settings.task.validation, settings.task.test):
         if file is not None:
-            require_rows(file)
+            require_rows(file, settings.task)
 
 
 def build_finetuning(settings: FinetuneSettings, folder: Path, console: Console) -> Finetuning:

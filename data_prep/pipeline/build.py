@@ -213,6 +213,7 @@ def text_settings(corpus: CorpusSettings) -> dict[str, Setting]:
         "corpus.text_field": corpus.text_field,
         "corpus.document": corpus.document,
         "corpus.normalize": corpus.normalize,
+        "corpus.quotes": corpus.quotes,
         "corpus.max_document_bytes": corpus.max_document_bytes,
         **{f"corpus.cleaning.{name}": value for name, value in asdict(corpus.cleaning).items()},
     }

@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from malmoi.configs.corpus import CorpusSettings, Encoding, TextSettings
 from malmoi.data_prep.readers import READERS
@@ -18,7 +18,16 @@ from malmoi.data_prep.readers.boundaries import Boundaries
 from malmoi.data_prep.readers.errors import BrokenRecord, RecordError, damage, log_cut_file
 from malmoi.data_prep.readers.records import not_decodable, unicode_text
 from malmoi.data_prep.readers.source_file import DAMAGE, SourceFile, changed_while_read, open_bytes
-from malmoi.data_prep.readers.spec import LineChunk, LineFormat, Lines, RawDocument, ReadRecords
+from malmoi.data_prep.readers.spec import (
+    FieldRecord,
+    LineChunk,
+    LineFormat,
+    Lines,
+    RawDocument,
+    ReaderSpec,
+    ReadRecords,
+)
+from malmoi.errors import UserError
 
 CHUNK_BYTES = 4_000_000
 CHUNK_CHARACTERS = 1_500_000
@@ -26,6 +35,7 @@ CHUNK_RECORDS = 50_000
 BOUNDARY_BYTES = 65_536
 """Bytes before the wanted end of a chunk of a plain file in which a boundary is searched for."""
 BOM = "\ufeff"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -220,17 +230,31 @@ def _record_chunks(
 def _records_from(
     file: SourceFile, read: ReadRecords, start: int, settings: CorpusSettings
 ) -> Iterator[str | RecordError]:
-    """Yield the records from number `start` on, numbered. An error behind which nothing can be read is the last."""
+    """Yield the texts of records from number `start` on. An error behind which nothing can be read is the last."""
+    for number, value in enumerate(until_damage(file, read(file, settings), settings, start), start + 1):
+        if isinstance(value, RecordError):
+            yield value
+            continue
+        try:
+            yield unicode_text(value)
+        except BrokenRecord as broken:
+            yield broken.at(number)
+
+
+def until_damage(
+    file: SourceFile, records: Iterator[Item | RecordError], settings: CorpusSettings, start: int = 0
+) -> Iterator[Item | RecordError]:
+    """Yield the records of a file from number `start` on, errors with their number where they have no line.
+
+    An error behind which nothing can be read is the last.
+    """
     number = start
     try:
-        for number, value in enumerate(islice(read(file, settings), start, None), start + 1):
-            if isinstance(value, RecordError):
-                yield replace(value, line=number)
-                continue
-            try:
-                yield unicode_text(value)
-            except BrokenRecord as broken:
-                yield broken.at(number)
+        for number, record in enumerate(islice(records, start, None), start + 1):
+            if isinstance(record, RecordError) and not record.line:
+                yield replace(record, line=number)
+            else:
+                yield record
         return
     except BrokenRecord as broken:
         last = broken.at(number + 1)
@@ -292,6 +316,42 @@ def documents_of(
             yield document
         elif document.text and not document.text.isspace():
             yield from _cut(document, settings.max_document_bytes)
+
+
+def field_records_of(
+    file: SourceFile, settings: CorpusSettings, names: tuple[str, ...]
+) -> Iterator[FieldRecord | RecordError]:
+    """Yield every record of a file with the fields `names`, or what is wrong with it, in order.
+
+    `line` is that of the file, or the number of the record where the format has no lines.
+
+    Raises:
+        UserError: the files of this format have no fields.
+    """
+    reader = READERS[file.suffix]
+    if reader.fields is not None:
+        found = until_damage(file, reader.fields(file, settings, names), settings)
+        for number, record in enumerate(found, 1):
+            has_place = isinstance(record, RecordError) or record.line
+            yield record if has_place else replace(record, line=number)
+        return
+    if reader.lines is None or reader.lines.fields is None:
+        able = ", ".join(name for name, spec in READERS.items() if _has_fields(spec))
+        raise UserError(f"{file.name}: its format has no fields that labels could be in; use {able}")
+    lines = 0
+    for chunk in chunks_of_file(file, settings, Position()):
+        data = bytes_of(chunk, file)
+        if isinstance(chunk, RecordChunk):
+            yield from (value for value in chunk.values if isinstance(value, RecordError))
+            continue
+        content = LineChunk(_decoded_lines(data, file, chunk.start), chunk.starts_inside, chunk.ends_inside)
+        for record in reader.lines.fields(content, settings):
+            yield replace(record, line=lines + record.line)
+        lines += line_count(chunk, data)
+
+
+def _has_fields(reader: ReaderSpec) -> bool:
+    return reader.fields is not None or (reader.lines is not None and reader.lines.fields is not None)
 
 
 def _documents_of_records(chunk: RecordChunk) -> Iterator[RawDocument | RecordError]:

@@ -10,7 +10,14 @@ from malmoi.data_prep.readers.boundaries import LINE_END
 from malmoi.data_prep.readers.errors import BrokenRecord, RecordError
 from malmoi.data_prep.readers.records import is_undecodable, not_decodable, text_of, text_or_error, unicode_text
 from malmoi.data_prep.readers.source_file import DAMAGE, SourceFile, open_text
-from malmoi.data_prep.readers.spec import RECORD_FACTOR, LineChunk, LineFormat, RawDocument, ReaderSpec
+from malmoi.data_prep.readers.spec import (
+    RECORD_FACTOR,
+    FieldRecord,
+    LineChunk,
+    LineFormat,
+    RawDocument,
+    ReaderSpec,
+)
 
 READ_CHARACTERS = 1_000_000
 LONGEST_PART = 12
@@ -24,10 +31,33 @@ DECODER = json.JSONDecoder()
 
 
 def _documents_of_lines(chunk: LineChunk, settings: TextSettings) -> Iterator[RawDocument | RecordError]:
+    for number, record in _records_of_lines(chunk, settings):
+        try:
+            if isinstance(record, RecordError):
+                yield record
+            else:
+                yield RawDocument(unicode_text(text_of(record, settings.text_field)), number)
+        except BrokenRecord as broken:
+            yield broken.at(number)
+
+
+def _fields_of_lines(chunk: LineChunk, settings: TextSettings) -> Iterator[FieldRecord | RecordError]:
+    for number, record in _records_of_lines(chunk, settings):
+        yield record if isinstance(record, RecordError) else _fields_of(record, number)
+
+
+def _fields_of(record: Any, line: int) -> FieldRecord | RecordError:
+    if isinstance(record, dict):
+        return FieldRecord(record, tuple(record), line)
+    return RecordError("type", line, f"no JSON object but {type(record).__name__}; write one object a row")
+
+
+def _records_of_lines(chunk: LineChunk, settings: TextSettings) -> Iterator[tuple[int, Any]]:
+    """Yield the numbers of lines and the JSON values on them, or what is wrong with them."""
     held: tuple[int, str | RecordError] | None = None
     for number, text in chunk.lines:
         if held is not None:
-            yield from _document_of_line(*held, settings)
+            yield from _record_of_line(*held)
         # The rest of a record that was cut for its length was counted where it began.
         held = None if chunk.starts_inside and number == 1 else (number, text)
     if held is not None and chunk.ends_inside:
@@ -35,21 +65,19 @@ def _documents_of_lines(chunk: LineChunk, settings: TextSettings) -> Iterator[Ra
             f"a record of more than {RECORD_FACTOR * settings.max_document_bytes} bytes; raise "
             "corpus.max_document_bytes, which preparing needs memory for, or divide the record"
         )
-        yield RecordError("too_long", held[0], message)
+        yield held[0], RecordError("too_long", held[0], message)
     elif held is not None:
-        yield from _document_of_line(*held, settings)
+        yield from _record_of_line(*held)
 
 
-def _document_of_line(
-    number: int, text: str | RecordError, settings: TextSettings
-) -> Iterator[RawDocument | RecordError]:
+def _record_of_line(number: int, text: str | RecordError) -> Iterator[tuple[int, Any]]:
     if isinstance(text, RecordError):
-        yield text
+        yield number, text
     elif text and not text.isspace():
         try:
-            yield RawDocument(unicode_text(text_of(parse_json(text), settings.text_field)), number)
+            yield number, parse_json(text)
         except BrokenRecord as broken:
-            yield broken.at(number)
+            yield number, broken.at(number)
 
 
 def parse_json(text: str) -> Any:
@@ -100,7 +128,19 @@ def _require_shallow(text: str) -> None:
 
 
 def _texts_of_values(file: SourceFile, settings: TextSettings) -> Iterator[str | RecordError]:
-    """Yield the texts of an array's elements, or, without an array, of JSON values one after another.
+    for value in _values(file, settings):
+        yield value if isinstance(value, RecordError) else text_or_error(value, settings.text_field)
+
+
+def _fields_of_values(
+    file: SourceFile, settings: TextSettings, names: tuple[str, ...]
+) -> Iterator[FieldRecord | RecordError]:
+    for value in _values(file, settings):
+        yield value if isinstance(value, RecordError) else _fields_of(value, 0)
+
+
+def _values(file: SourceFile, settings: TextSettings) -> Iterator[Any]:
+    """Yield an array's elements, or, without an array, JSON values one after another, or what is wrong with them.
 
     Behind broken JSON nobody can tell whether `{` begins an element or is inside one, so reading ends there.
     """
@@ -113,7 +153,7 @@ def _texts_of_values(file: SourceFile, settings: TextSettings) -> Iterator[str |
             while not closed and not text.at_end():
                 value = text.value(RECORD_FACTOR * settings.max_document_bytes)
                 count += 1
-                yield value if isinstance(value, RecordError) else text_or_error(value, settings.text_field)
+                yield value
                 if in_array and not text.take(","):
                     closed = text.take("]")
                     if not closed and not text.at_end():
@@ -220,8 +260,13 @@ def _may_continue(error: json.JSONDecodeError) -> bool:
 
 
 JSON_LINES = ReaderSpec(
-    lines=LineFormat(_documents_of_lines, boundary=lambda file, settings: LINE_END, record_factor=RECORD_FACTOR)
+    lines=LineFormat(
+        _documents_of_lines,
+        boundary=lambda file, settings: LINE_END,
+        record_factor=RECORD_FACTOR,
+        fields=_fields_of_lines,
+    )
 )
 """`.jsonl` and `.ndjson`: one object a line."""
-JSON_VALUES = ReaderSpec(_texts_of_values)
+JSON_VALUES = ReaderSpec(_texts_of_values, fields=_fields_of_values)
 """`.json`: an array, or values one after another."""

@@ -10,18 +10,31 @@ UNDECODABLE = re.compile("[\udc80-\udcff]")
 """What `surrogateescape` makes of bytes that are not of the encoding."""
 
 
+def value_of(record: Any, field: str) -> Any:
+    """Return the value of a field of a record; dots in its name reach into nested objects.
+
+    Raises:
+        KeyError: there is no such field.
+    """
+    value = record
+    for name in [field] if isinstance(record, dict) and field in record else field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            raise KeyError(field)
+        value = value[name]
+    return value
+
+
 def text_of(record: Any, text_field: str) -> str:
     """Return the text in a field of a record; dots in `text_field` reach into nested objects.
 
     Raises:
         BrokenRecord: there is no such field, or it holds no text.
     """
-    value = record
-    for name in [text_field] if isinstance(record, dict) and text_field in record else text_field.split("."):
-        if not isinstance(value, dict) or name not in value:
-            has = f"it has {', '.join(map(repr, record))}" if isinstance(record, dict) else "it is no JSON object"
-            raise BrokenRecord("field", f"no field '{text_field}' ({has}); set corpus.text_field")
-        value = value[name]
+    try:
+        value = value_of(record, text_field)
+    except KeyError:
+        has = f"it has {', '.join(map(repr, record))}" if isinstance(record, dict) else "it is no JSON object"
+        raise BrokenRecord("field", f"no field '{text_field}' ({has}); set corpus.text_field") from None
     if not isinstance(value, str):
         kind = "null" if value is None else type(value).__name__
         raise BrokenRecord("type", f"field '{text_field}' holds {kind}, no text; fix or delete the record")

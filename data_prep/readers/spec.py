@@ -1,9 +1,9 @@
 """What a reader is: how the files of one format become documents."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from malmoi.configs.corpus import TextSettings
 from malmoi.data_prep.readers.errors import RecordError
@@ -23,6 +23,18 @@ class RawDocument:
     """Line of its chunk, or number of its record, at which it begins, counted from 1."""
     is_cut: bool = False
     """Whether it continues in the next document because it is longer than allowed."""
+
+
+@dataclass(frozen=True)
+class FieldRecord:
+    """One record of a file with its fields, for labeled examples."""
+
+    fields: Mapping[str, Any]
+    """Values by name: of CSV text, else as the format holds them. Of a table at least those that were asked for."""
+    names: tuple[str, ...]
+    """All fields that the record has, or all columns of the table, for messages."""
+    line: int
+    """Line at which it begins, of its chunk where a file is cut, counted from 1; 0: the number of the record."""
 
 
 Lines: TypeAlias = Iterator[tuple[int, str | RecordError]]
@@ -51,10 +63,15 @@ class LineFormat:
     is one document."""
     record_factor: int = 1
     """Bytes that a record may take for each byte of `corpus.max_document_bytes`."""
+    fields: Callable[[LineChunk, TextSettings], Iterator[FieldRecord | RecordError]] | None = None
+    """Yields the records of a chunk with their fields; none: its lines have no fields."""
 
 
 ReadRecords: TypeAlias = Callable[[SourceFile, TextSettings], Iterator[str | RecordError]]
 """Yields the text of each record of a file, or what is wrong with it, in order. Bounded memory is its own concern."""
+ReadFields: TypeAlias = Callable[[SourceFile, TextSettings, tuple[str, ...]], Iterator[FieldRecord | RecordError]]
+"""Yields each record of a file with the fields of the given names, dots reaching into objects, or what is wrong with
+it, in order."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,8 @@ class ReaderSpec:
 
     records: ReadRecords | None = None
     lines: LineFormat | None = None
+    fields: ReadFields | None = None
+    """Reads records with their fields, where they are not read by `lines`; none: they have no fields."""
     is_text: bool = True
     """Whether `corpus.encoding` applies to it; otherwise the format itself says how its text is encoded."""
 

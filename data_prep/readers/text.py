@@ -1,10 +1,15 @@
-"""Plain text: a document is a line, a paragraph (a block between blank lines), or the file."""
+"""Plain text: a document is a line, a paragraph (a block between blank lines), or the file.
+
+Labeled examples in it are a table with tabs, as NSMC's.
+"""
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from malmoi.configs.corpus import TextSettings
 from malmoi.data_prep.readers.boundaries import LINE_END, blank_lines
+from malmoi.data_prep.readers.delimited import fields_of_rows
 from malmoi.data_prep.readers.errors import RecordError
 from malmoi.data_prep.readers.source_file import SourceFile
 from malmoi.data_prep.readers.spec import LineChunk, LineFormat, RawDocument, ReaderSpec
@@ -68,5 +73,5 @@ def _file(chunk: LineChunk) -> Iterator[RawDocument | RecordError]:
     yield RawDocument("\n".join(texts), 1, chunk.ends_inside)
 
 
-TEXT = ReaderSpec(lines=LineFormat(_documents, _boundary))
+TEXT = ReaderSpec(lines=LineFormat(_documents, _boundary), fields=partial(fields_of_rows, delimiter="\t"))
 """`.txt`, by `corpus.document`."""

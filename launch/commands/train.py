@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from malmoi.configs.finetune import FinetuneSettings
+from malmoi.configs.finetune import TASK_LISTS, FinetuneSettings
 from malmoi.configs.parser import errors_name_lines, without_switch
 from malmoi.configs.run import RunSettings
 from malmoi.launch.commands.options import optional_packages, parse_with_plugins
@@ -36,9 +36,9 @@ def finetune(argv: Sequence[str]) -> int:
         "Fine-tune a model on labeled examples, or resume its run, and export a classifier with its scores. With "
         f"--dry_run: read the examples, {DRY_RUN}"
     )
-    settings = parse_with_plugins(FinetuneSettings, argv, "malmoi finetune", about, lists=("task.fields",))
+    settings = parse_with_plugins(FinetuneSettings, argv, "malmoi finetune", about, lists=TASK_LISTS)
     with optional_packages("finetune", "sklearn", "scipy"), fast_imports():
         from malmoi.train.dry_run import finetune_dry_run
         from malmoi.train.finetune import finetune as run
-    with errors_name_lines(FinetuneSettings, argv, lists=("task.fields",)):
+    with errors_name_lines(FinetuneSettings, argv, lists=TASK_LISTS):
         return finetune_dry_run(settings) if is_dry else run(settings)

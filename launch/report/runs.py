@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from malmoi.checksums import checksum
-from malmoi.configs.finetune import FinetuneSettings
+from malmoi.configs.finetune import TASK_LISTS, FinetuneSettings
 from malmoi.configs.parser import parse_settings
 from malmoi.configs.run import RunSettings
 from malmoi.data_prep.shards.lengths import LengthHistogram, length_histogram
@@ -223,7 +223,7 @@ def read_run(folder: Path, label: str) -> PretrainRun | FinetuneRun:
         raise UserError(f"{folder}: no {CONFIG_FILE} here, so this is no run folder; name one that `malmoi train` made")
     argv = ["--config", str(file)]
     if is_finetuning(file):
-        tuning = parse_settings(FinetuneSettings, argv, "malmoi report", "", lists=("task.fields",))
+        tuning = parse_settings(FinetuneSettings, argv, "malmoi report", "", lists=TASK_LISTS)
         metrics = _logged_metrics(folder, "finetune", tuning.log.every)
         return FinetuneRun(folder, label, tuning, metrics, finished_finetuning(folder))
     settings = parse_settings(RunSettings, argv, "malmoi report", "")

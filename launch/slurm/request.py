@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from malmoi.configs.commands import SlurmOptions
-from malmoi.configs.finetune import FinetuneSettings
+from malmoi.configs.finetune import TASK_LISTS, FinetuneSettings
 from malmoi.configs.parser import config_path, parse_settings, preset_names, setting_names, without_switch
 from malmoi.configs.renamed import unknown_setting
 from malmoi.configs.run import RunSettings
@@ -94,7 +94,7 @@ def parse_request(argv: Sequence[str], prog: str, description: str) -> Request:
     options = parse_settings(SlurmOptions, job, prog, description, lists=LISTS)
     settings: RunSettings | FinetuneSettings
     if is_finetuning:
-        settings = parse_settings(FinetuneSettings, run, prog, description, lists=("task.fields",))
+        settings = parse_settings(FinetuneSettings, run, prog, description, lists=TASK_LISTS)
     else:
         settings = parse_settings(RunSettings, run, prog, description)
     config, overrides = _split_config(run)

@@ -219,6 +219,7 @@ CHANGES: dict[str, object] = {
     "text_field": "body",
     "document": "paragraph",
     "normalize": "none",
+    "quotes": "none",
     "max_document_bytes": 2048,
     "cleaning.min_chars": 1,
     "cleaning.max_chars": 99,

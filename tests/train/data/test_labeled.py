@@ -50,10 +50,10 @@ def task_of(kind: TaskKind, folder: Path, *rows: dict[str, Any], **changes: Any)
         (
             "entailment",
             {"hypothesis": None},
-            "train.jsonl:2: no field 'hypothesis'. Name it in task.fields or task.label",
+            "train.jsonl:2: no field 'hypothesis' (there are 'premise', 'label'); name it in task.fields or task.label",
         ),
         ("entailment", {"premise": ""}, "the text in 'premise' is empty"),
-        ("similarity", {"score": "4"}, "the answer '4' in 'score' is no number"),
+        ("similarity", {"score": "넷"}, "the answer '넷' in 'score' is no number"),
         ("multiple_choice", {"choices": ["하나"]}, "give a list of two or more texts"),
         ("multiple_choice", {"choices": ["하나", "둘", "셋"]}, "has 3 choices and the first row 2"),
         ("multiple_choice", {"label": 2}, "the answer 2 is no index of 2 choices"),
