@@ -113,6 +113,8 @@ class FinetuneEvalSettings:
     """Steps between two evaluations; there is always one after the last step. 0: after each epoch."""
     patience: NonNegativeInt = 0
     """Evaluations without a lower loss after which training stops early; 0: never."""
+    baselines: bool = True
+    """Score what needs no pre-training on the same rows: regressions over words and over character n-grams."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Fine-tuning: a pre-trained model and labeled examples to a classifier, by the trainer of pre-training."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from malmoi.configs.outputs import EvalSettings
 from malmoi.configs.parser import check_settings
 from malmoi.console import table_console
 from malmoi.errors import EXIT_DONE, EXIT_STOPPED, RunFailed, UserError, require_options
+from malmoi.evaluation.calibration import calibration
+from malmoi.evaluation.label_baselines import fit_baselines
 from malmoi.evaluation.label_metrics import Estimate, Predictions, class_scores, confusion_counts, label_metrics
 from malmoi.inference.model_folder import quiet_transformers
 from malmoi.plugins import load_plugins
@@ -47,6 +49,7 @@ from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
 from malmoi.train.export import place_model_folder
 from malmoi.train.exported_classifier import exported_outputs, probabilities
 from malmoi.train.finetune_result import (
+    BaselineRecord,
     ClassRecord,
     FileScores,
     FinetuneResult,
@@ -69,7 +72,7 @@ from malmoi.train.run_dir import (
     setting_changes,
     settings_as_json,
 )
-from malmoi.train.tasks.classification import LabeledTask, mean_loss, most_frequent, predictions
+from malmoi.train.tasks.classification import ANSWERS, LabeledTask, mean_loss, most_frequent, predictions
 from malmoi.train.trainer import Trainer
 
 
@@ -79,6 +82,7 @@ class LabeledFiles:
 
     classes: tuple[str, ...]
     train: Examples
+    train_rows: tuple[Row, ...]
     validation: "ScoredFile | None"
     test: "ScoredFile | None"
 
@@ -230,6 +234,7 @@ def read_files(settings: FinetuneSettings, tokenizer: ExampleTokenizer, console:
     return LabeledFiles(
         classes,
         read(task.train).examples,
+        tuple(rows),
         None if task.validation is None else read(task.validation),
         None if task.test is None else read(task.test),
     )
@@ -360,9 +365,10 @@ def _scores(
     kind, env = run.settings.task.kind, run.trainer.env
     # A model that was sharded over its devices does not fit one of them.
     device = torch.device("cpu") if BACKENDS[env.backend].shards_weights else env.device
-    for part, scored in (("validation", run.files.validation), ("test", run.files.test)):
-        if scored is None:
-            continue
+    named = (("validation", run.files.validation), ("test", run.files.test))
+    files = [(part, scored) for part, scored in named if scored is not None]
+    baselines = _baseline_records(run, [scored for _, scored in files], console, still_working)
+    for (part, scored), compared in zip(files, baselines, strict=True):
         examples = scored.examples
         console.print(f"scoring the exported model on {examples.file}", markup=False)
         outputs = exported_outputs(model, examples, device, kind == "similarity", still_working)
@@ -383,7 +389,30 @@ def _scores(
             each = zip(names, class_scores(answers, len(names)), strict=True)
             classes = tuple(ClassRecord(name, *astuple(one)) for name, one in each)
             confusion = confusion_counts(answers, len(names))
-        yield FileScores(part, examples.file, len(examples), loss, scores, constant, classes, confusion)
+        calibrated = None if answers.kind == "number" else calibration(probabilities(outputs), examples.answers)
+        counts = (len(examples), loss)
+        yield FileScores(
+            part, examples.file, *counts, scores, constant, classes, confusion, tuple(compared), calibrated
+        )
+
+
+def _baseline_records(
+    run: Finetuning, files: Sequence[ScoredFile], console: Console, still_working: Callable[[], None]
+) -> list[list[BaselineRecord]]:
+    """Return the scores of each baseline on each of `files`, learned from the rows that the model learned from."""
+    records: list[list[BaselineRecord]] = [[] for _ in files]
+    if not run.settings.eval.baselines or not files:
+        return records
+    console.print("scoring the baselines; --eval.baselines false leaves them out", markup=False)
+    kind = run.settings.task.kind
+    texts = [row.texts(kind) for row in run.files.train_rows]
+    for baseline in fit_baselines(ANSWERS[kind], texts, run.files.train.answers):
+        for scored, found in zip(files, records, strict=True):
+            still_working()
+            answers = baseline.predict([row.texts(kind) for row in scored.rows])
+            predicted = Predictions(ANSWERS[kind], answers, scored.examples.answers)
+            found.append(BaselineRecord(baseline.name, _records(label_metrics(predicted)), baseline.note))
+    return records
 
 
 def _prediction_records(

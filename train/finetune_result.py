@@ -1,7 +1,7 @@
 """The result of a fine-tuning run, `finetune.json`; without torch."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from malmoi.atomic_io import write_atomic
 from malmoi.checked_json import DamagedFileError, checked_json, read_checked_json
 from malmoi.checksums import FileRecord
-from malmoi.errors import one_line
+from malmoi.errors import UserError, one_line
+from malmoi.evaluation.calibration import Calibration, CalibrationBin
 from malmoi.train.run_dir import PREDICTIONS, recorded_files
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ class ClassRecord:
 
 
 @dataclass(frozen=True)
+class BaselineRecord:
+    """What needs no pre-training, on the same rows; see `malmoi.evaluation.label_baselines`."""
+
+    name: str
+    scores: tuple[ScoreRecord, ...]
+    note: str = ""
+    """What was cut so that it stays quick; empty: nothing."""
+
+
+@dataclass(frozen=True)
 class FileScores:
     """The exported model's scores on a file, by the answers that `transformers`' pipeline gives in fp32."""
 
@@ -57,6 +68,10 @@ class FileScores:
     """Of a task with classes."""
     confusion: tuple[tuple[int, ...], ...] = ()
     """How many examples of each class (row) were given each class (column), in the order of `classes`."""
+    baselines: tuple[BaselineRecord, ...] = ()
+    """None where the settings leave them out."""
+    calibration: Calibration | None = None
+    """Of the probabilities of classes or choices."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +128,16 @@ def finished_finetuning(folder: Path) -> FinetuneResult | None:
 def _file_scores(record: dict[str, Any]) -> FileScores:
     scores = {name: _scores(record.get(name, ())) for name in ("scores", "most_frequent")}
     classes = tuple(ClassRecord(**each) for each in record.get("classes", ()))
-    return FileScores(
-        **{**record, **scores, "classes": classes, "confusion": tuple(map(tuple, record.get("confusion", ())))}
+    confusion = tuple(map(tuple, record.get("confusion", ())))
+    baselines = tuple(
+        BaselineRecord(**{**each, "scores": _scores(each["scores"])}) for each in record.get("baselines", ())
     )
+    calibrated = record.get("calibration")
+    if calibrated is not None:
+        bins = tuple(CalibrationBin(**each) for each in calibrated["bins"])
+        calibrated = Calibration(**{**calibrated, "bins": bins})
+    parts = {"classes": classes, "confusion": confusion, "baselines": baselines, "calibration": calibrated}
+    return FileScores(**{**record, **scores, **parts})
 
 
 def predictions_file(folder: Path, part: str) -> Path:
@@ -129,6 +151,22 @@ def write_predictions(folder: Path, part: str, records: Iterable[PredictionRecor
     write_atomic(predictions_file(folder, part), "".join(lines).encode())
 
 
+def read_predictions(file: Path) -> Iterator[PredictionRecord]:
+    """Yield the answers of a file that `write_predictions` made.
+
+    Raises:
+        UserError: it cannot be read, or a line is not as it was written.
+    """
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                record = json.loads(line)
+                lists = {name: tuple(record[name]) for name in ("texts", "outputs")}
+                yield PredictionRecord(**{**record, **lists})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged ({one_line(error)}); fine-tune again, which scores anew") from error
+
+
 def _scores(records: Iterable[dict[str, Any]]) -> tuple[ScoreRecord, ...]:
     return tuple(ScoreRecord(**record) for record in records)
 
@@ -138,20 +176,41 @@ def write_finetuning(folder: Path, result: FinetuneResult) -> None:
     write_atomic(folder / FINETUNE_FILE, checked_json(asdict(replace(result, recorded=recorded_files(folder)))))
 
 
+def baseline_names(result: FinetuneResult) -> tuple[str, ...]:
+    """Return the names of the baselines that any file is scored with, in order."""
+    return tuple(dict.fromkeys(each.name for part in result.files for each in part.baselines))
+
+
+def baseline_scores(part: FileScores, name: str) -> tuple[ScoreRecord, ...]:
+    """Return a baseline's scores on a file; none where it has none."""
+    return next((each.scores for each in part.baselines if each.name == name), ())
+
+
+def score_of(scores: Iterable[ScoreRecord], name: str) -> float | None:
+    """Return the value of the score of that name, None where there is none."""
+    return next((each.value for each in scores if each.name == name), None)
+
+
 def scores_table(result: FinetuneResult) -> "Table":
-    """Return a row a score of each file."""
+    """Return a row a score of each file, beside those of the baselines."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("file", "score"):
         table.add_column(name, no_wrap=True)
-    for name in ("value", "95% interval", "majority baseline", "examples"):
+    others = baseline_names(result)
+    for name in ("value", "95% interval", "majority", *others, "examples"):
         table.add_column(name, justify="right", no_wrap=True)
     for part in result.files:
         for number, score in enumerate(part.scores):
             interval = "-" if score.low is None or score.high is None else f"{score.low:.4f} to {score.high:.4f}"
             first = (part.part, f"{part.examples:,}") if number == 0 else ("", "")
-            level = next((f"{each.value:.4f}" for each in part.most_frequent if each.name == score.name), "-")
-            table.add_row(first[0], score.name, f"{score.value:.4f}", interval, level, first[1])
+            levels = [score_of(part.most_frequent, score.name)]
+            levels += [score_of(baseline_scores(part, name), score.name) for name in others]
+            shown = ["-" if level is None else f"{level:.4f}" for level in levels]
+            table.add_row(first[0], score.name, f"{score.value:.4f}", interval, *shown, first[1])
+        if part.calibration is not None:
+            none = ["-"] * (1 + len(others))
+            table.add_row("", "calibration error", f"{part.calibration.error:.4f}", "-", *none, "")
     return table

@@ -62,7 +62,7 @@ def settings_for(
         train=FinetuneTrainSettings(global_batch_size=8, micro_batch_size=4, max_steps=max_steps, precision="fp32"),
         optim=FinetuneOptimSettings(lr=lr),
         schedule=FinetuneScheduleSettings(warmup_steps=warmup_steps),
-        eval=FinetuneEvalSettings(every=eval_every),
+        eval=FinetuneEvalSettings(every=eval_every, baselines=False),
         log=LogSettings(every=1),
     )
 

@@ -22,6 +22,9 @@ import malmoi.train.tasks.classification
 from malmoi.configs.finetune import FinetuneSettings, TaskKind
 from malmoi.configs.parser import settings_as_yaml
 from malmoi.errors import RunFailed, UserError
+from malmoi.evaluation.calibration import calibration
+from malmoi.evaluation.label_baselines import fit_baselines
+from malmoi.evaluation.label_metrics import Predictions, label_metrics
 from malmoi.train.checkpoint.format import best_valid_checkpoint
 from malmoi.train.checkpoint.storage import open_storage
 from malmoi.train.data.labeled import ExampleBatch, encoded, example_tokenizer, read_rows
@@ -29,7 +32,7 @@ from malmoi.train.exported_classifier import exported_outputs
 from malmoi.train.finetune import finetune
 from malmoi.train.finetune_result import FinetuneResult, finished_finetuning, predictions_file
 from malmoi.train.metrics.records import read_metrics, tracked_values
-from malmoi.train.tasks.classification import joint_loss_sum, mean_loss
+from malmoi.train.tasks.classification import ANSWERS, joint_loss_sum, mean_loss
 from tests.launching import as_flags, environment, metrics, run_malmoi, step_losses, with_settings
 from tests.time_limits import seconds, wait_until
 from tests.train.labeled import FILES, read_examples, rows_of, settings_for, written
@@ -360,6 +363,57 @@ def test_the_scores_of_the_most_frequent_answer_are_beside_the_models(model: Pat
     constant = {score.name: score.value for score in part.most_frequent}
     # Always class 0: right for 5 of 8; F1 of it 2 x 5 / (2 x 5 + 3), and 0 of the other.
     assert constant == {"accuracy": 5 / 8, "macro_f1": pytest.approx(10 / 13 / 2), "matthews": 0.0}
+
+
+@pytest.mark.parametrize("kind", list(FILES))
+def test_baselines_and_calibration_are_of_the_rows_that_the_model_is_scored_on(
+    kind: TaskKind, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = with_settings(settings_for(kind, model, tmp_path, max_steps=1, eval_every=1), eval__baselines=True)
+    assert finetune(asked) == 0
+    shown = capfd.readouterr().err
+    [part] = result_of(asked).files
+    train, test = (read_rows(str(file), asked.task) for file in (asked.task.train, asked.task.validation))
+    names = {name: number for number, name in enumerate(result_of(asked).classes)}
+    answers = [
+        np.array([names[str(row.answer)] if kind in ("classification", "entailment") else row.answer for row in rows])
+        for rows in (train, test)
+    ]
+    texts = [[row.texts(kind) for row in rows] for rows in (train, test)]
+    for record, fitted in zip(part.baselines, fit_baselines(ANSWERS[kind], texts[0], answers[0]), strict=True):
+        expected = label_metrics(Predictions(ANSWERS[kind], fitted.predict(texts[1]), answers[1].astype(np.float32)))
+        assert record.name == fitted.name and record.note == ""
+        assert [(score.name, score.value) for score in record.scores] == [(each.name, each.value) for each in expected]
+        assert f"{record.scores[0].value:.4f}" in shown
+    assert [record.name for record in part.baselines] == ["words", "character n-grams"]
+    lines = predictions_file(Path(asked.run), "validation").read_text(encoding="utf-8").splitlines()
+    outputs = np.array([json.loads(line)["outputs"] for line in lines])
+    if kind == "similarity":
+        assert part.calibration is None
+        return
+    if kind == "multiple_choice":
+        outputs = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+    assert part.calibration is not None
+    assert part.calibration.error == pytest.approx(calibration(outputs, answers[1]).error, abs=1e-6)
+    assert f"{part.calibration.error:.4f}" in shown
+
+
+def test_a_run_learns_from_nsmc_as_it_is_distributed(model: Path, tmp_path: Path) -> None:
+    """A table with tabs called .txt, an empty review, and quotes that quote nothing."""
+    asked = settings_for("classification", model, tmp_path, max_steps=1, eval_every=1)
+    for file, part in (("ratings_train.txt", ""), ("ratings_test.txt", "_examples")):
+        rows = rows_of("classification", part, 24)
+        lines = [f'{number}\t"{row["text"]}\t{row["label"]}' for number, row in enumerate(rows)]
+        (tmp_path / file).write_text("\n".join(["id\tdocument\tlabel", *lines, "99\t\t0", ""]), encoding="utf-8")
+    named = {"train": str(tmp_path / "ratings_train.txt"), "test": str(tmp_path / "ratings_test.txt")}
+    task = {f"task__{name}": value for name, value in {**named, "validation": None, "fields": ("document",)}.items()}
+    with pytest.raises(UserError, match=r"ratings_train\.txt:26: the text in 'document' is empty"):
+        finetune(with_settings(asked, **task))
+    skipping = {"task__on_error": "skip", "task__max_error_rate": 0.1}
+    assert finetune(with_settings(asked, **task, **skipping, run=str(tmp_path / "skipping"))) == 0
+    result = finished_finetuning(tmp_path / "skipping")
+    assert result is not None and (result.examples, result.files[0].examples) == (24, 24)
+    assert result.classes == ("0", "1")
 
 
 def test_a_model_of_another_architecture_is_one_line_and_exit_code_2(config: Path, model: Path, tmp_path: Path) -> None:

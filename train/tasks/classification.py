@@ -7,6 +7,7 @@ over examples.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,14 @@ from malmoi.train.data.labeled import ExampleBatch, Examples
 from malmoi.train.distributed.async_copy import to_device
 from malmoi.train.distributed.dist_env import DistEnv
 from malmoi.train.metrics.records import TaskValMetrics
+
+ANSWERS: dict[TaskKind, Literal["class", "choice", "number"]] = {
+    "classification": "class",
+    "entailment": "class",
+    "similarity": "number",
+    "multiple_choice": "choice",
+}
+"""What the answers of each kind of task are, for `Predictions`."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +185,7 @@ def predictions(outputs: NDArray[np.float64], examples: Examples, kind: TaskKind
     """Return the model's answers beside the labels."""
     if kind == "similarity":
         return Predictions("number", outputs[:, 0], examples.answers.astype(np.float64))
-    return Predictions("choice" if kind == "multiple_choice" else "class", outputs.argmax(1), examples.answers)
+    return Predictions(ANSWERS[kind], outputs.argmax(1), examples.answers)
 
 
 def most_frequent(train: Examples, examples: Examples, kind: TaskKind) -> Predictions:
@@ -186,4 +195,4 @@ def most_frequent(train: Examples, examples: Examples, kind: TaskKind) -> Predic
         always = np.full(len(examples), train.answers.mean(dtype=np.float64))
         return Predictions("number", always, examples.answers.astype(np.float64))
     answer = np.full(len(examples), np.bincount(train.answers).argmax())
-    return Predictions("choice" if kind == "multiple_choice" else "class", answer, examples.answers)
+    return Predictions(ANSWERS[kind], answer, examples.answers)
