@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import stdev
@@ -162,12 +162,36 @@ def write_result(folder: Path, result: TaskResult) -> Path:
     return file
 
 
+def samples_file(folder: Path, task: str) -> Path:
+    """Return where the samples of a task are, if they are logged."""
+    return folder / f"{task}{SAMPLES_SUFFIX}"
+
+
 def write_samples(folder: Path, task: str, samples: Iterable[Sample]) -> Path:
     """Write a line of JSON for each sample of one task atomically, and return the path."""
-    file = folder / f"{task}{SAMPLES_SUFFIX}"
+    file = samples_file(folder, task)
     lines = (json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
     write_atomic(file, "".join(lines).encode())
     return file
+
+
+def read_samples(folder: Path, task: str) -> Iterator[Sample]:
+    """Yield the samples of a task that `write_samples` wrote.
+
+    Raises:
+        UserError: the file cannot be read, or a line is no valid sample.
+    """
+    file = samples_file(folder, task)
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                record = json.loads(line)
+                lists = {name: tuple(record[name]) for name in ("right", "choices", "loglikelihoods")}
+                yield Sample(**{**record, **lists})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file}: no valid samples of `malmoi fewshot` ({error!r}); delete it and run the task again"
+        ) from error
 
 
 def read_results(folder: Path) -> tuple[TaskResult, ...]:

@@ -24,6 +24,7 @@ from malmoi.evaluation.fewshot.results import (
     ShotRun,
     TaskResult,
     check_same_model,
+    samples_file,
     write_result,
     write_samples,
 )
@@ -366,6 +367,9 @@ def run_fewshot(
             try:
                 if options.log_samples:
                     write_samples(out, result.task, samples)
+                else:
+                    # Those of an earlier call are not of this result.
+                    samples_file(out, result.task).unlink(missing_ok=True)
                 write_result(out, result)
             except OSError as error:
                 raise UserError(

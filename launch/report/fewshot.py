@@ -7,6 +7,7 @@ from pathlib import Path
 from malmoi.errors import UserError
 from malmoi.evaluation.fewshot.results import Point, TaskResult, describe_fit, read_results, score_text
 from malmoi.launch.report.charts import Chart, Trace, plotly_chart, rounded
+from malmoi.launch.report.rows import ShownRows, fewshot_rows
 from malmoi.launch.report.runs import Run
 
 FEWSHOT_FOLDER = "fewshot"
@@ -20,6 +21,7 @@ class ModelResults:
 
     label: str
     results: tuple[TaskResult, ...]
+    folder: Path
 
     def task(self, name: str) -> TaskResult | None:
         """Return the results of one task; none where it was not run."""
@@ -37,6 +39,8 @@ class FewshotSection:
     """Cells of the table of all scores."""
     notes: list[str]
     """What did not fit a model's context."""
+    samples: list[ShownRows]
+    """Of the tasks whose samples are logged."""
 
 
 def read_fewshot(runs: Sequence[Run], folders: Sequence[Path]) -> FewshotSection | None:
@@ -45,9 +49,9 @@ def read_fewshot(runs: Sequence[Run], folders: Sequence[Path]) -> FewshotSection
     Raises:
         UserError: one of `folders` holds no result, or a file is not a valid result.
     """
-    models = [ModelResults(run.label, read_results(run.folder / FEWSHOT_FOLDER)) for run in runs]
+    models = [_model_results(run.label, run.folder / FEWSHOT_FOLDER) for run in runs]
     for folder in folders:
-        models.append(ModelResults(str(folder), read_results(folder)))
+        models.append(_model_results(str(folder), folder))
         if not models[-1].results:
             raise UserError(f"{folder}: no results of `malmoi fewshot` here; name the folder given as its --out")
     models = [model for model in models if model.results]
@@ -67,7 +71,18 @@ def read_fewshot(runs: Sequence[Run], folders: Sequence[Path]) -> FewshotSection
         ],
         rows=[row for task in tasks for model in models for row in _rows(model, task, shots, several)],
         notes=[f"{label}: {note}" if several else note for label, note in fits],
+        samples=[
+            rows
+            for task in tasks
+            for model in models
+            if (result := model.task(task)) is not None
+            and (rows := fewshot_rows(model.folder, result, model.label if several else "")) is not None
+        ],
     )
+
+
+def _model_results(label: str, folder: Path) -> ModelResults:
+    return ModelResults(label, read_results(folder), folder)
 
 
 def _rows(model: ModelResults, task: str, shots: Sequence[int], several: bool) -> list[list[str]]:

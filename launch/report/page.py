@@ -17,7 +17,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from malmoi.launch.report.charts import EVENTS, TrainingCharts, length_chart
 from malmoi.launch.report.fewshot import FewshotSection
+from malmoi.launch.report.reliability import reliability_charts
+from malmoi.launch.report.rows import prediction_rows
 from malmoi.launch.report.runs import FinetuneRun, PretrainRun, Run, validation_note
+from malmoi.train.finetune_result import baseline_names, baseline_scores, score_of
 from malmoi.train.metrics.sample_log import EvalSample
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -53,7 +56,10 @@ def report_page(
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"count": "{:,}".format, "short": short_count, "shell": lambda path: shlex.quote(str(path))}
+    environment.filters["score"] = lambda value: "-" if value is None else f"{value:.4f}"
     training = TrainingCharts(runs)
+    tuned = [run.result for run in runs if isinstance(run, FinetuneRun) and run.result is not None]
+    baselines = list(dict.fromkeys(name for result in tuned for name in baseline_names(result)))
     kind = "finetune" if isinstance(runs[0], FinetuneRun) else "pretrain"
     return environment.get_template(f"report.{kind}.html").render(
         runs=runs,
@@ -62,6 +68,11 @@ def report_page(
         time_unit=training.time_unit,
         length_chart=length_chart,
         eval_samples=eval_samples,
+        prediction_rows=prediction_rows,
+        reliability_charts=reliability_charts,
+        score_of=score_of,
+        baseline_scores=baseline_scores,
+        baselines=baselines,
         differences=setting_differences(runs),
         validation_note=validation_note([run for run in runs if isinstance(run, PretrainRun)]),
         fewshot=fewshot,

@@ -9,9 +9,19 @@ import pytest
 
 from malmoi.configs.finetune import FinetuneSettings, FinetuneTrainSettings, TaskSettings
 from malmoi.configs.parser import settings_as_yaml
+from malmoi.evaluation.calibration import Calibration, CalibrationBin
 from malmoi.launch.cli import main
 from malmoi.launch.commands.report import write_report
-from malmoi.train.finetune_result import ClassRecord, FileScores, FinetuneResult, ScoreRecord, write_finetuning
+from malmoi.train.finetune_result import (
+    BaselineRecord,
+    ClassRecord,
+    FileScores,
+    FinetuneResult,
+    PredictionRecord,
+    ScoreRecord,
+    write_finetuning,
+    write_predictions,
+)
 from malmoi.train.metrics.records import TaskValMetrics, append_metrics
 from tests.launch.browser import find_browser, open_page
 from tests.launch.report.run_folders import Outline, figures, make_run, step_record, words_of, write_corpus
@@ -46,6 +56,11 @@ def tuned(folder: Path, finished: bool = True, init_from: str = "/nowhere") -> P
                 (constant,),
                 (ClassRecord("<u>좋다", 0.75, 0.6, 0.6667, 10), ClassRecord("나쁘다", 0.5, 0.6667, 0.5714, 6)),
                 ((6, 4), (2, 4)),
+                (
+                    BaselineRecord("words", (ScoreRecord("accuracy", 0.6875, 0.5, 0.8),), "learned from 8 of 64 rows"),
+                    BaselineRecord("character n-grams", (ScoreRecord("accuracy", 0.75, 0.5, 0.8),)),
+                ),
+                Calibration(0.15, (CalibrationBin(0.0, 0.5, 0, 0.0, 0.0), CalibrationBin(0.5, 1.0, 16, 0.9, 0.75))),
             )
             for part in ("validation", "test")
         )
@@ -63,8 +78,8 @@ def test_a_fine_tuning_shows_its_losses_scores_and_how_to_repeat_it(tmp_path: Pa
         "State finished",
         "0.6700",  # the lowest validation loss
         "Score test accuracy 0.8125 95% interval 0.7000 to 0.9000",
-        "test accuracy 0.8125 0.7000 to 0.9000 0.5312 16",
-        "test matthews 0.0000 - - 16",
+        "test accuracy 0.8125 0.7000 to 0.9000 0.5312 0.6875 0.7500 16",
+        "test matthews 0.0000 - - - - 16",
         "2 classes: <u>좋다, 나쁘다",
         "test file by class Class Precision Recall F1 Examples <u>좋다 0.7500 0.6000 0.6667 10 나쁘다 0.5000",
         "Confusion matrix Label / answer <u>좋다 나쁘다 <u>좋다 6 4 나쁘다 2 4",
@@ -132,8 +147,14 @@ def test_a_broken_result_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pyt
 def test_a_browser_draws_every_chart_of_a_fine_tuning(tmp_path: Path) -> None:
     browser = find_browser()
     assert browser is not None
-    write_report((str(tuned(tmp_path / "run")),))
-    seen, asked = open_page(browser, tmp_path / "run" / "report.html", tmp_path / "narrow", width=400, dark=True)
-    assert seen.charts == seen.drawn == 8
-    assert seen.overflow <= 0
-    assert asked == []
+    run = tuned(tmp_path / "run")
+    text = "<script>window.attacked = 1</script>" + "띄어쓰기없는긴글" * 40
+    answers = [PredictionRecord(f"f:{n}", (text,), "나쁘다", "<u>좋다", (0.9, 0.1)) for n in range(16)]
+    write_predictions(run, "test", answers)
+    write_report((str(run),))
+    for name, width, dark in (("narrow", 400, True), ("wide", 1400, False)):
+        seen, asked = open_page(browser, run / "report.html", tmp_path / name, width=width, dark=dark)
+        assert seen.charts == seen.drawn == 10
+        assert seen.overflow <= 0
+        assert not seen.attacked
+        assert asked == []
