@@ -93,7 +93,7 @@ def test_ci_runs_the_suite_and_the_wheel_and_may_write_nothing() -> None:
 
 
 def test_the_scripts_of_ci_are_without_warnings() -> None:
-    files = sorted(map(str, (ROOT / ".ci").iterdir()))
+    files = sorted(str(file) for file in (ROOT / ".ci").iterdir() if not file.suffix)
     done = subprocess.run(
         [str(Path(sys.executable).parent / "shellcheck"), *files], capture_output=True, text=True, check=False
     )
