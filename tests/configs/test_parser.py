@@ -233,3 +233,11 @@ def test_a_value_in_place_of_a_group_is_refused_at_its_line(tmp_path: Path, valu
     file.write_text(f"run: a\ntrain: {value}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"c\.yaml:2: train is a group of settings; write each on a line of its own"):
         load_config(file)
+
+
+def test_the_demos_validation_curve_has_more_than_two_points_and_reads_little_for_them() -> None:
+    settings = parse("--config", "demo")
+    assert settings.train.max_steps is not None
+    assert settings.train.max_steps // settings.eval.every >= 8
+    tokens = settings.train.max_steps * settings.train.global_batch_size * settings.model.block_size
+    assert settings.train.max_steps / settings.eval.every * settings.eval.tokens < 0.05 * tokens
