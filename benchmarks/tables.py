@@ -2,10 +2,12 @@
 
     python benchmarks/tables.py learning [--runs benchmarks/results/learning.jsonl] [--write docs/learning.md]
     python benchmarks/tables.py results --run RUN --figures FOLDER... [--write docs/results.md]
+    python benchmarks/tables.py baselines --figures FOLDER... [--write docs/results.md]
 
 Prints them; --write also puts them between the page's two markers, and all else on the page stays. `learning` is from
 the finished runs of benchmarks/learning.py, `results` from `malmoi fewshot --out RUN/fewshot` and from
-`benchmarks/finetune.py --out FOLDER`. The tables of docs/performance.md are written by benchmarks/run_all.py.
+`benchmarks/finetune.py --out FOLDER`, as `baselines` is. The tables of docs/performance.md are written by
+benchmarks/run_all.py.
 """
 
 import argparse
@@ -221,6 +223,15 @@ def results_tables(run: Path, figures: Sequence[Path]) -> str:
     columns = ("task", "score", *(f"{count} shots" for count in shots), "chance", "commonest", "documents")
     lines = ["### Without training", "", *markdown_table(columns, rows), "", "What did not fit the context:", ""]
     lines += [*(f"- {line}" for line in describe_fit(results)), "", "### Fine-tuned", ""]
+    return "\n".join([*lines, *_figure_table(figures)])
+
+
+def baseline_table(figures: Sequence[Path]) -> str:
+    """Return the scores of what needs no pre-training."""
+    return "\n".join(_figure_table(figures))
+
+
+def _figure_table(figures: Sequence[Path]) -> list[str]:
     sets: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for folder in figures:
         sets |= json.loads((folder / "figures.json").read_text(encoding="utf-8"))
@@ -230,7 +241,7 @@ def results_tables(run: Path, figures: Sequence[Path]) -> str:
         for metric in (score["name"] for score in by_origin[origins[-1]]):
             found = [next((each for each in by_origin[origin] if each["name"] == metric), None) for origin in origins]
             rows.append((name, metric, *map(_with_interval, found)))
-    return "\n".join([*lines, *markdown_table(("data", "score", *origins), rows)])
+    return markdown_table(("data", "score", *origins), rows)
 
 
 def _with_interval(score: dict[str, Any] | None) -> str:
@@ -241,7 +252,7 @@ def _with_interval(score: dict[str, Any] | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("page", choices=("learning", "results"))
+    parser.add_argument("page", choices=("learning", "results", "baselines"))
     parser.add_argument("--runs", type=Path, default=RUNS, help="what benchmarks/learning.py wrote")
     parser.add_argument("--run", type=Path, help="folder of the finished run")
     parser.add_argument("--figures", type=Path, nargs="+", default=[], help="what benchmarks/finetune.py wrote to")
@@ -249,6 +260,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.page == "learning":
         tables = learning_tables(list(read_runs(options.runs).values()))
+    elif options.page == "baselines":
+        tables = baseline_table(options.figures)
     elif options.run is None or not options.figures:
         parser.error("results needs --run and --figures")
     else:

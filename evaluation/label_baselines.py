@@ -9,6 +9,7 @@ character n-grams find the stems that words hide.
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +41,10 @@ class FittedBaseline:
 
 
 def fit_baselines(
-    kind: Literal["class", "choice", "number"], texts: Sequence[Texts], answers: NDArray[Any]
+    kind: Literal["class", "choice", "number"],
+    texts: Sequence[Texts],
+    answers: NDArray[Any],
+    still_working: Callable[[], None] = lambda: None,
 ) -> Iterator[FittedBaseline]:
     """Fit and yield each baseline, the same for the same rows.
 
@@ -48,23 +52,38 @@ def fit_baselines(
         kind: of the answers, as in `Predictions`.
         texts: of the training rows, each as many or, with choices, a context and any number.
         answers: [rows]; read for classes alone.
+        still_working: called at each text, also when answers are predicted.
     """
     stride = -(-sum(len(text) for row in texts for text in row) // MAX_CHARACTERS)
     kept, labels = texts[:: max(1, stride)], answers[:: max(1, stride)]
     cut = f"learned from {len(kept):,} of {len(texts):,} rows, at equal distances" if stride > 1 else ""
     min_count = 2 if len(kept) >= MIN_ROWS_FREQUENT else 1
-    vectorizers: dict[str, Callable[[], Any]] = {
-        "words": lambda: TfidfVectorizer(token_pattern=r"\S+"),
-        "character n-grams": lambda: TfidfVectorizer(
-            analyzer="char", ngram_range=(1, 4), sublinear_tf=True, min_df=min_count
+    units: dict[str, tuple[Any, dict[str, Any]]] = {
+        "words": (TfidfVectorizer(token_pattern=r"\S+"), {}),
+        "character n-grams": (
+            TfidfVectorizer(analyzer="char", ngram_range=(1, 4)),
+            {"sublinear_tf": True, "min_df": min_count},
         ),
     }
-    for name, vectorizer in vectorizers.items():
+    for name, (units_of, weights) in units.items():
+        vectorizer = partial(TfidfVectorizer, analyzer=_Watched(units_of.build_analyzer(), still_working), **weights)
         if kind == "class":
             yield _regression(name, cut, vectorizer, kept, labels)
         else:
             features = vectorizer().fit([text for row in kept for text in row])
             yield FittedBaseline(name, cut, _Similarity(features, kind == "choice").answers)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Finds the units of a text, and says that work goes forward."""
+
+    units_of: Callable[[str], list[str]]
+    still_working: Callable[[], None]
+
+    def __call__(self, text: str) -> list[str]:
+        self.still_working()
+        return self.units_of(text)
 
 
 def _regression(

@@ -406,9 +406,8 @@ def _baseline_records(
     console.print("scoring the baselines; --eval.baselines false leaves them out", markup=False)
     kind = run.settings.task.kind
     texts = [row.texts(kind) for row in run.files.train_rows]
-    for baseline in fit_baselines(ANSWERS[kind], texts, run.files.train.answers):
+    for baseline in fit_baselines(ANSWERS[kind], texts, run.files.train.answers, still_working):
         for scored, found in zip(files, records, strict=True):
-            still_working()
             answers = baseline.predict([row.texts(kind) for row in scored.rows])
             predicted = Predictions(ANSWERS[kind], answers, scored.examples.answers)
             found.append(BaselineRecord(baseline.name, _records(label_metrics(predicted)), baseline.note))

@@ -1,5 +1,7 @@
 """Baselines learn from the training rows alone, the same each time, and say what they cut."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,19 @@ def test_a_score_is_how_alike_a_pair_is_and_a_choice_the_one_most_like_its_conte
     row = ("비가 많이 온다", "고양이 잔다", "비가 그쳤다")
     for baseline in fit_baselines("choice", [row], np.zeros(1)):
         assert baseline.predict([row]).tolist() == [1], baseline.name
+
+
+@pytest.mark.parametrize("kind", ["class", "choice", "number"])
+def test_it_says_that_it_is_working_at_each_text(kind: Literal["class", "choice", "number"]) -> None:
+    """Other ranks wait for it, and think it lost otherwise."""
+    calls: list[None] = []
+    texts, labels = [("가", "나"), ("다", "라")], np.array([0, 1])
+    for baseline in fit_baselines(kind, texts, labels, lambda: calls.append(None)):
+        assert len(calls) >= 4, "when it learns"
+        calls.clear()
+        baseline.predict(texts)
+        assert len(calls) >= 4, "when it answers"
+        calls.clear()
 
 
 def test_the_same_rows_give_the_same_answers() -> None:
