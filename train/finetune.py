@@ -410,7 +410,8 @@ def _baseline_records(
         for scored, found in zip(files, records, strict=True):
             answers = baseline.predict([row.texts(kind) for row in scored.rows])
             predicted = Predictions(ANSWERS[kind], answers, scored.examples.answers)
-            found.append(BaselineRecord(baseline.name, _records(label_metrics(predicted)), baseline.note))
+            # The model's interval is what a difference is compared with.
+            found.append(BaselineRecord(baseline.name, _records(label_metrics(predicted, resamples=0)), baseline.note))
     return records
 
 
