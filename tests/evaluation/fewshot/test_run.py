@@ -142,6 +142,8 @@ def test_samples_have_prompts_answers_and_log_likelihoods(gpt2_folder: Path, tmp
     assert all(line["answer"] is None and len(line["loglikelihoods"]) == 1 for line in lines["last_word"])
     assert all(isinstance(line["answer"], str) and line["choices"] == [] for line in lines["translation_ko_en"])
     assert len(read_results(tmp_path)) == 3
+    run(gpt2_folder, tmp_path, "topic", limit=2, shots=(0,))
+    assert not (tmp_path / "topic.samples.jsonl").exists(), "they are of the result that is gone"
 
 
 def test_several_seeds_give_a_mean_and_its_standard_error(gpt2_folder: Path, tmp_path: Path) -> None:
