@@ -29,6 +29,8 @@ PASS_SECONDS = 1.0
 HOST_BYTES = 2 * 2**30
 """Weights, gradients, optimizer and activations of the smaller model at most, on a CPU."""
 LEAST_LAYERS, LEAST_BLOCK = 2, 256
+LEAST_TOKENS = 1024
+"""Of a pass, before the model is made smaller too: products of few rows compute slower than those of the run."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ def timed_settings(settings: RunSettings, spec: ModelSpec, vocab_size: int) -> R
     while pass_seconds(shape, samples) > PASS_SECONDS or needed_bytes(shape, samples) > most:
         smaller = _smaller_shape(shape)
         # A launcher's file may name the micro-batch size.
-        if shape.n_layer <= LEAST_LAYERS and samples > 1 and launch.num_ranks == 1:
-            samples = 1
+        has_many = samples * shape.block_size > LEAST_TOKENS or (samples > 1 and smaller == shape)
+        if shape.n_layer <= LEAST_LAYERS and has_many and launch.num_ranks == 1 and samples > 1:
+            samples //= 2
         elif smaller == shape:
             break
         else:

@@ -201,7 +201,14 @@ def test_a_tracker_from_outside_gets_the_runs_name_its_configuration_and_every_v
         (line["step"], {f"{name}": value for name, value in line.items() if name != "step"})
         for line in metrics(undisturbed / "optimizer")
     ]
-    assert [(line["step"], line["values"]) for line in logged] == expected
+    texts = [line for line in logged if {"sample", "event/finish"} & line["values"].keys()]
+    assert [(line["step"], line["values"]) for line in logged if line not in texts] == expected
+    samples = lines_of(undisturbed / "optimizer" / "samples.jsonl")
+    *drawn, finish = texts
+    assert [(line["step"], line["values"]) for line in drawn] == [
+        (line["step"], {"sample": line["text"]}) for line in samples if line["step"] in (10, 20)
+    ]
+    assert finish["step"] == 20 and finish["values"]["event/finish"].startswith("trained to step 20")
     # A tracker cannot forget the steps that a killed run did twice: the later ones are those of the undisturbed run.
     ours, theirs = (last_values(runs / "optimizer.lines") for runs in (resumed, undisturbed))
     assert ours == theirs
@@ -211,14 +218,14 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def last_values(file: Path) -> dict[tuple[int, str], float]:
+def last_values(file: Path) -> dict[tuple[int, str], float | str]:
     """The last value of each name and step, without what differs from run to run."""
     return {
         (line["step"], name): value
         for line in lines_of(file)
         if "values" in line
         for name, value in line["values"].items()
-        if not name.startswith(("perf/", "mem/"))
+        if not name.startswith(("perf/", "mem/", "event/"))
     }
 
 
