@@ -71,7 +71,9 @@ def test_rows_without_the_field_that_is_named(refused: Refusals, tmp_path: Path)
         said = refused.of(command, "--data", rows, *words)
         assert "rows.jsonl:1: no field 'text'" in said, command
     tuned = ("--init_from", refused.model, "--task.train", rows, "--run", out)
-    assert "rows.jsonl:1: no field 'text'; did you mean 'txt'?" in refused.of("finetune", *tuned, model="")
+    assert "rows.jsonl:1: no field 'text' (there are 'txt', 'label'); did you mean 'txt'?" in refused.of(
+        "finetune", *tuned, model=""
+    )
 
 
 def test_a_class_that_training_has_not_seen(refused: Refusals, tmp_path: Path) -> None:
