@@ -92,8 +92,14 @@ def test_the_page_on_continuing_trains_on_new_text_new_tokens_and_a_replay_of_th
 def test_the_page_on_fine_tuning_makes_a_classifier_that_answers_as_it_says() -> None:
     pytest.importorskip("sklearn", reason="the extra `finetune` is not installed")
     page = Page("finetune.md")
-    [words] = page.commands()
+    words, nsmc = page.commands()
     assert main([*words, "--train.max_steps", "2", "--train.precision", "fp32"]) == 0
+    for part in ("train", "test"):
+        # As NSMC is distributed: a review that is empty, and one with a quote that quotes nothing.
+        rows = [("document", "label"), ("", "0"), ('"최고', "1"), ("별로예요", "0")] + [("볼만해요", "1")] * 200
+        lines = [f"{number or 'id'}\t{text}\t{label}" for number, (text, label) in enumerate(rows)]
+        Path(f"ratings_{part}.txt").write_text("\n".join(lines), encoding="utf-8")
+    assert main([*nsmc, "--train.max_steps", "2", "--train.precision", "fp32"]) == 0
     [block] = page.blocks("python")
     exec(block, {})
     if shutil.which("jq") is not None:
