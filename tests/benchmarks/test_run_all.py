@@ -35,8 +35,9 @@ def test_the_page_shows_the_figures_as_they_were_recorded(device: str) -> None:
     assert with_tables(page, MARKERS[device], tables(results)) == page
 
 
-def test_a_benchmark_is_run_and_its_figures_are_kept_with_the_machine(tmp_path: Path) -> None:
-    for _ in range(2):
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.soak)])
+def test_a_benchmark_is_run_and_its_figures_are_kept_with_the_machine(tmp_path: Path, times: int) -> None:
+    for _ in range(times):
         subprocess.run(
             [sys.executable, "benchmarks/run_all.py", "--quick", "--only", "overhead", "--out", str(tmp_path)],
             cwd=ROOT,

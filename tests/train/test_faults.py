@@ -400,7 +400,7 @@ def kill_if_alive(pid: int) -> None:
         return
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.soak)])
 def test_killed_at_random_moments_a_run_ends_in_the_same_bytes(
     config: Path, undisturbed: Path, tmp_path: Path, kills: int
 ) -> None:

@@ -326,6 +326,7 @@ def test_a_model_and_an_optimizer_from_outside_give_the_same_curve_on_every_back
         assert max(abs(one - other) for one, other in zip(losses, reference, strict=True)) < 5e-6, backend
 
 
+@pytest.mark.soak
 def test_a_model_and_an_optimizer_from_outside_resume_bit_for_bit_on_every_backend(
     on_backends: Path, config: Path, folder: Path
 ) -> None:

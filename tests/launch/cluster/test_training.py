@@ -215,6 +215,7 @@ def test_bad_input_ends_the_job_with_code_2_and_its_reason_and_is_not_requeued(
     assert "Traceback" not in run.rank_logs()
 
 
+@pytest.mark.soak
 def test_two_jobs_on_one_node_train_at_the_same_time_on_their_own_ports(
     cluster: Cluster, config: Path, one_rank: SubmittedRun, tmp_path: Path
 ) -> None:

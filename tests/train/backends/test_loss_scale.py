@@ -61,6 +61,10 @@ def state_at(run: Path, step: int) -> dict[str, Any]:
     return state
 
 
+SOAK = pytest.mark.soak
+EVERY_BACKEND = ["single", "fsdp2", "zero2", *(pytest.param(name, marks=SOAK) for name in ("zero1", "zero3"))]
+
+
 @pytest.fixture
 def config(tiny_settings: RunSettings, tmp_path: Path) -> Path:
     file = tmp_path / "tiny.yaml"
@@ -69,7 +73,7 @@ def config(tiny_settings: RunSettings, tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("backend", ["single", "fsdp2", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("backend", EVERY_BACKEND)
 def test_an_overflow_skips_one_step_halves_the_scale_and_keeps_the_learning_rate(
     config: Path, tmp_path: Path, backend: str
 ) -> None:
@@ -82,7 +86,7 @@ def test_an_overflow_skips_one_step_halves_the_scale_and_keeps_the_learning_rate
     assert state_at(tmp_path / "run", 8)["loss_scale"] == {"scale": INITIAL_SCALE / 2, "good_steps": 4}
 
 
-@pytest.mark.parametrize("backend", ["single", "fsdp2", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("backend", EVERY_BACKEND)
 def test_the_scale_grows_after_as_many_good_steps_on_every_backend_and_counts_from_there(
     config: Path, tmp_path: Path, backend: str
 ) -> None:

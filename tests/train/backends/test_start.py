@@ -151,7 +151,11 @@ distributed.barrier()
 
 @pytest.mark.parametrize(
     ("backend", "watchdog_timeout", "waits"),
-    [("ddp", 7200, 7200 + WATCHDOG_FIRST), ("zero1", 7200, 7200 + WATCHDOG_FIRST), ("ddp", 0, 365 * 24 * 3600)],
+    [
+        ("ddp", 7200, 7200 + WATCHDOG_FIRST),
+        ("zero1", 7200, 7200 + WATCHDOG_FIRST),
+        pytest.param("ddp", 0, 365 * 24 * 3600, marks=pytest.mark.soak),
+    ],
 )
 def test_a_collective_outlasts_the_watchdog(tmp_path: Path, backend: str, watchdog_timeout: int, waits: int) -> None:
     """Ranks wait for each other as long as the watchdog lets them, and not as long as torch does by itself."""

@@ -55,7 +55,7 @@ def train_by_it() -> None:
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed; torch brings it with CUDA")
-@pytest.mark.parametrize("call", ["compare('cpu')", "train_by_it()"])
+@pytest.mark.parametrize("call", ["compare('cpu')", pytest.param("train_by_it()", marks=pytest.mark.soak)])
 def test_the_kernel_equals_the_form_in_place(call: str) -> None:
     """In a process of its own: Triton decides when it is imported whether it interprets."""
     code = f"from tests.train.models.test_triton_cross_entropy import *; {call}"
