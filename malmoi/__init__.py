@@ -7,7 +7,6 @@
     [text] = malmoi.generate(result.model, "이순신", num_return_sequences=1)[0].samples
 
 Importing this package is cheap: each name is imported when it is first used, and torch with the first that needs it.
-Before that it sets OMP_WAIT_POLICY, unless it is set (malmoi.thread_waiting).
 The registries (`OPTIMIZERS`, `MODELS`, ...) map the names that settings give to what they build; add an entry to extend
 one.
 """
@@ -15,8 +14,6 @@ one.
 import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-from malmoi.thread_waiting import have_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from malmoi.api import TrainResult, finetune, open_dataset, prepare, train, train_tokenizer
@@ -123,6 +120,5 @@ class _CallableTrain(ModuleType):
         return result
 
 
-have_waiting_threads_sleep()
 # Importing a subpackage makes it an attribute of its parent, in place of a function of the same name.
 importlib.import_module("malmoi.train").__class__ = _CallableTrain

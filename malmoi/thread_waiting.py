@@ -1,31 +1,115 @@
-"""How the threads of one computation wait for each other.
+"""How the threads of one computation on a CPU wait for each other, beside other programs.
 
-OpenMP's threads (torch computes with them on a CPU) spin by default. Where another program wants a core too, the thread
-that lost its core is waited for by one that burns the other, at each small product: beside one busy program the demo
-fell to a quarter of its speed. Threads that sleep are woken as soon as there is work, and leave the core meanwhile.
+torch computes with OpenMP's threads, which spin for up to some milliseconds while they wait: the fastest way on an idle
+machine. Where another program wants a core too, the thread that lost its core is waited for by one that burns the
+other, at each small product, and two threads are slower than one. GNU's OpenMP spins a thousandth as long while its
+process has more threads than there are cores (libgomp/config/linux/wait.h: `gomp_throttled_spin_count_var`); so a second
+team of threads, which sleeps, is all that it takes, and no result changes: the number of threads that compute stays.
 """
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-WAIT_POLICY = "OMP_WAIT_POLICY"
-"""OpenMP 5.2, section 21.1.3 (https://www.openmp.org/spec-html/5.2/openmpse101.html)."""
+WAIT_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""With either the user says how threads wait."""
+POLL_SECONDS = 0.5
+CALM_POLLS = 4
+"""Polls in a row that find the machine free before threads spin again."""
+BUSY_SHARE = 0.2
+"""Of a core that other programs must take from this one's."""
+ELEMENTS = 1 << 16
+"""Of a sum that torch divides among threads."""
 
 
-def have_waiting_threads_sleep() -> None:
-    """Set OpenMP's wait policy to passive in the environment, unless one is set. Read when torch is imported, by this
-    process and those that it starts; changes no result, since the number of threads stays."""
-    os.environ.setdefault(WAIT_POLICY, "PASSIVE")
+@contextmanager
+def brief_waits_where_busy() -> Iterator[None]:
+    """Have torch's threads give up their cores while they wait, as long as other programs want these; see the module.
+
+    Does nothing with one thread, where the environment sets a policy, and where the kernel does not say what is busy.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads < 2 or any(name in os.environ for name in WAIT_POLICIES) or not Path("/proc/stat").is_file():
+        yield
+        return
+    ends = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(threads, ends), name="thread-waiting", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        watcher.join()
 
 
 def describe_threads() -> str:
     """Return how many threads torch computes with on the CPU, and how they wait."""
     import torch
 
-    policy = os.environ.get(WAIT_POLICY, "").lower()
-    waiting = {"passive": "asleep", "active": "spinning"}.get(policy, f"as {WAIT_POLICY}={policy} has it")
-    return f"{counted_threads(torch.get_num_threads())}, waiting {waiting}"
+    count = torch.get_num_threads()
+    policy = next((f"{name}={os.environ[name]}" for name in WAIT_POLICIES if name in os.environ), "")
+    how = f", waiting by {policy}" if policy else ", which spin while the machine is free" if count > 1 else ""
+    return counted_threads(count) + how
 
 
 def counted_threads(count: int) -> str:
     """Return `1 thread`, `2 threads`."""
     return f"{count} thread{'s' * (count != 1)}"
+
+
+def _watch(threads: int, ends: threading.Event) -> None:
+    cores = os.sched_getaffinity(0)
+    before, team, calm = _cpu_seconds(cores), None, 0
+    while not ends.wait(POLL_SECONDS):
+        now = _cpu_seconds(cores)
+        wall, others = now[0] - before[0], (now[1] - before[1]) - (now[2] - before[2])
+        before = now
+        is_busy = wall > 0 and others / wall > len(cores) - threads + BUSY_SHARE
+        calm = 0 if is_busy else calm + 1
+        if is_busy and team is None:
+            team = _Team()
+        elif team is not None and calm >= CALM_POLLS:
+            team.end()
+            team = None
+    if team is not None:
+        team.end()
+
+
+def _cpu_seconds(cores: set[int]) -> tuple[float, float, float]:
+    """Return since the machine's start: seconds of each core, busy seconds of all of them, and this process' own."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    wall, busy = 0.0, 0.0
+    for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+        name, *counts = line.split()
+        if name[3:].isdigit() and name.startswith("cpu") and int(name[3:]) in cores:
+            # proc(5): user, nice, system, idle, iowait, irq, softirq, steal; guests are part of user.
+            times = [int(each) for each in counts[:8]]
+            wall += sum(times) / ticks / len(cores)
+            busy += (sum(times) - times[3] - times[4]) / ticks
+    own = os.times()
+    return wall, busy, own.user + own.system
+
+
+class _Team:
+    """A second team of OpenMP's threads, asleep until `end`."""
+
+    def __init__(self) -> None:
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._sleep, name="thread-waiting-team", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Let its threads go."""
+        self._ends.set()
+        self._thread.join()
+
+    def _sleep(self) -> None:
+        import torch
+
+        # The first parallel product of a thread makes its team.
+        torch.zeros(ELEMENTS).add_(1.0)
+        self._ends.wait()

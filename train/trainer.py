@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from malmoi.errors import RunFailed
+from malmoi.thread_waiting import brief_waits_where_busy
 from malmoi.train.backends import Backend
 from malmoi.train.backends.state_dict import WEIGHT
 from malmoi.train.checkpoint.async_writer import CheckpointWriter
@@ -113,7 +114,7 @@ class Trainer:
         self.stop = StopConsensus(stop, self.env)
         self.progress.start(self.state.step, self.plan.max_steps)
         self.timers = StepTimers()
-        with self.progress, self.watchdog:
+        with self.progress, self.watchdog, brief_waits_where_busy():
             stopped_by = self._train_steps()
             evaluation = None
             if self.state.step == self.plan.max_steps:
