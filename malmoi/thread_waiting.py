@@ -3,8 +3,8 @@
 torch computes with OpenMP's threads, which spin for up to some milliseconds while they wait: the fastest way on an idle
 machine. Where another program wants a core too, the thread that lost its core is waited for by one that burns the
 other, at each small product, and two threads are slower than one. GNU's OpenMP spins a thousandth as long while its
-process has more threads than there are cores (libgomp/config/linux/wait.h: `gomp_throttled_spin_count_var`); so a second
-team of threads, which sleeps, is all that it takes, and no result changes: the number of threads that compute stays.
+process has more threads than there are cores (libgomp/config/linux/wait.h: `gomp_throttled_spin_count_var`); so a
+second team of threads, which sleeps, is all that it takes, and no result changes: as many threads compute as before.
 """
 
 import os

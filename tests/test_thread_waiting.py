@@ -1,21 +1,70 @@
-"""Threads that wait leave their core to other programs."""
+"""Threads give up their cores while they wait where other programs want these."""
 
-import re
 import subprocess
 import sys
+import threading
 
 import pytest
+import torch
 
-from malmoi.thread_waiting import WAIT_POLICY
+from malmoi.thread_waiting import WAIT_POLICIES, brief_waits_where_busy, describe_threads
 from tests.launching import environment
 from tests.time_limits import seconds
 
+PROGRAM = """
+import os, subprocess, sys, time
+import torch
+from malmoi.thread_waiting import brief_waits_where_busy
 
-@pytest.mark.parametrize(("of_user", "taken"), [(None, "passive"), ("active", "active")])
-def test_torchs_threads_sleep_while_they_wait_unless_the_user_says_otherwise(of_user: str | None, taken: str) -> None:
-    """As the OpenMP library itself says that it has understood."""
-    variables = {name: value for name, value in environment().items() if name not in (WAIT_POLICY, "GOMP_SPINCOUNT")}
-    variables |= {"OMP_DISPLAY_ENV": "VERBOSE"} | ({WAIT_POLICY: of_user} if of_user else {})
-    command = [sys.executable, "-c", "import malmoi; import torch"]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=seconds(60))
-    assert re.findall(rf"{WAIT_POLICY} *= *'(\w+)'", done.stderr) == [taken.upper()]
+def second_team():
+    return len(os.listdir("/proc/self/task")) > alone
+
+torch.zeros(1 << 16).add_(1.0)
+alone = len(os.listdir("/proc/self/task")) + 1  # and the one that watches
+with brief_waits_where_busy():
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+    end = time.monotonic() + float(sys.argv[1])
+    while not second_team() and time.monotonic() < end:
+        torch.zeros(1 << 16).add_(1.0)
+        time.sleep(0.05)
+    print(second_team(), torch.get_num_threads())
+    for loop in loops:
+        loop.kill()
+        loop.wait()
+print(second_team())
+"""
+
+
+def test_beside_busy_programs_there_is_a_second_team_and_as_many_threads_compute() -> None:
+    """libgomp waits briefly where there are more threads than cores; what it is worth: benchmarks/busy_machine.py."""
+    variables = {name: value for name, value in environment().items() if name not in WAIT_POLICIES}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(seconds(20))],
+        env={**variables, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=seconds(60),
+    )
+    assert done.stdout.splitlines() == ["True 2", "False"]
+
+
+@pytest.mark.parametrize(("name", "value"), zip(WAIT_POLICIES, ("PASSIVE", "1000"), strict=True))
+def test_where_the_user_says_how_threads_wait_nobody_watches(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_watched() -> bool:
+        with brief_waits_where_busy():
+            return "thread-waiting" in {thread.name for thread in threading.enumerate()}
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for each in WAIT_POLICIES:
+            monkeypatch.delenv(each, raising=False)
+        assert is_watched()
+        monkeypatch.setenv(name, value)
+        assert not is_watched()
+        assert describe_threads() == f"2 threads, waiting by {name}={value}"
+    finally:
+        torch.set_num_threads(before)
