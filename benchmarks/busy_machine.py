@@ -4,8 +4,9 @@
 
 The demo's model and text. Malmoi's threads spin for a shorter time where the machine is busy, see
 malmoi/thread_waiting.py; torch's own as long as libgomp has it, which setting that number says. The other programs are
-endless loops of one thread each. All ways take turns within a round, in processes of their own, for each number of such programs. Ratios are Malmoi's
-speed as a multiple of the fastest of the fixed numbers in the same round. The last line is one JSON object.
+endless loops of one thread each. All ways take turns within a round, in processes of their own, for each number of such
+programs. Ratios are Malmoi's speed as a multiple of the fastest of the fixed numbers in the same round. The last line
+is one JSON object.
 """
 
 import os
