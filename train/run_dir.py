@@ -202,6 +202,13 @@ def make_run_dir(settings: RunSettings | FinetuneSettings, fixed: tuple[str, ...
     for name in (CHECKPOINTS_FOLDER, TOKENIZER_FOLDER, SHARDS_FOLDER, MODEL_FOLDER):
         if (folder / name).exists() and not (folder / name).is_dir():
             raise UserError(f"{folder / name}: is a file, where the run has a folder; move it, or choose another --run")
+    for name in (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, SAMPLES_FILE):
+        if (folder / name).is_dir():
+            raise UserError(f"{folder / name}: is a folder, where the run has a file; move it, or choose another --run")
+    for log_file in (folder / METRICS_FILE, folder / SAMPLES_FILE):
+        if log_file.is_symlink() and not log_file.exists():
+            target = log_file.readlink()
+            raise UserError(f"{log_file}: is a link to {target}, which is missing; restore that, or delete the link")
     for place in (folder, folder / CHECKPOINTS_FOLDER):
         if place.exists() and not os.access(place, os.W_OK):
             raise UserError(f"{place}: cannot be written to; change its permissions, or choose another --run")

@@ -296,3 +296,18 @@ def test_a_file_in_the_place_of_a_runs_folder_is_refused_before_anything_is_buil
     with pytest.raises(UserError, match=f"run/{name}: is a file, where the run has a folder; move it"):
         prepare_run(with_settings(tiny_settings, run=str(tmp_path / "run")))
     assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl"])
+def test_a_folder_where_the_run_has_a_file_is_refused(tiny_settings: RunSettings, tmp_path: Path, name: str) -> None:
+    (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"run/{name}: is a folder, where the run has a file; move it"):
+        prepare_run(with_settings(tiny_settings, run=str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_a_log_that_is_a_link_to_nothing_is_refused(tiny_settings: RunSettings, tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to("logs/moved")
+    with pytest.raises(UserError, match=f"run/{name}: is a link to logs/moved, which is missing; restore that"):
+        prepare_run(with_settings(tiny_settings, run=str(tmp_path / "run")))
