@@ -69,9 +69,13 @@ def busy_programs(count: int) -> Iterator[None]:
             loop.wait()
 
 
+def tokens_per_second(side: Side, steps: int) -> float:
+    """Have a side take so many steps, and return its speed."""
+    return steps * DEMO.batch * DEMO.block / side.steps(steps).seconds
+
+
 def main() -> None:
-    parser = new_parser(__doc__, rounds=5, steps=20)
-    options = parse_options(parser)
+    options = parse_options(new_parser(__doc__, rounds=5, steps=20))
     cores = len(os.sched_getaffinity(0))
     variables = {OWN: {"OMP_NUM_THREADS": str(cores)}}
     for count in range(1, cores + 1):
@@ -80,11 +84,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, ExitStack() as sides:
         folder = Path(name)
         work = prepare_work(folder, DEMO)
-        tokens = options.steps * DEMO.batch * DEMO.block
         ways = {}
         for number, (way, of_way) in enumerate(variables.items()):
             side = sides.enter_context(Side("malmoi_trainer", work, folder / f"{number}.log", variables=of_way))
-            ways[way] = partial(lambda side: tokens / side.steps(options.steps).seconds, side)
+            ways[way] = partial(tokens_per_second, side, options.steps)
         for count in OTHER_PROGRAMS:
             with busy_programs(count):
                 results = in_turns(ways, options.rounds)

@@ -29,7 +29,8 @@ import malmoi
 from malmoi.configs.finetune import TaskKind, TaskSettings
 from malmoi.evaluation.label_baselines import fit_baselines
 from malmoi.evaluation.label_metrics import Predictions, label_metrics
-from malmoi.train.data.labeled import classes_of, read_rows
+from malmoi.train.data.labeled import classes_of
+from malmoi.train.data.labeled_rows import read_rows
 from malmoi.train.tasks.classification import ANSWERS
 
 SMALL = ROOT / "evaluation" / "fewshot" / "tasks" / "data"

@@ -61,8 +61,8 @@ _FORKS.set_forkserver_preload(["malmoi.launch.cli", "malmoi.train.pretrain_run",
 def _run_in_fork(words: Sequence[str], cwd: Path, variables: dict[str, str], stdout: Path, stderr: Path) -> None:
     for descriptor, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open to its end
+    sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open to its end
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(cwd)

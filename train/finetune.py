@@ -31,16 +31,8 @@ from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
 from malmoi.train.builder import Trainee, build_trainer, run_trainer
 from malmoi.train.checkpoint.storage import open_storage
-from malmoi.train.data.labeled import (
-    Examples,
-    ExampleTokenizer,
-    Row,
-    classes_of,
-    encoded,
-    example_tokenizer,
-    read_rows,
-    require_rows,
-)
+from malmoi.train.data.labeled import Examples, ExampleTokenizer, classes_of, encoded, example_tokenizer
+from malmoi.train.data.labeled_rows import Row, read_rows, require_rows
 from malmoi.train.data.sample_order import planned_steps
 from malmoi.train.distributed.launch_env import read_launch_env
 from malmoi.train.distributed.rank_zero import while_others_wait

@@ -76,8 +76,8 @@ def timed_settings(settings: RunSettings, spec: ModelSpec, vocab_size: int) -> R
     while pass_seconds(shape, samples) > PASS_SECONDS or needed_bytes(shape, samples) > most:
         smaller = _smaller_shape(shape)
         # A launcher's file may name the micro-batch size.
-        has_many = samples * shape.block_size > LEAST_TOKENS or (samples > 1 and smaller == shape)
-        if shape.n_layer <= LEAST_LAYERS and has_many and launch.num_ranks == 1 and samples > 1:
+        can_halve = samples > 1 and launch.num_ranks == 1 and shape.n_layer <= LEAST_LAYERS
+        if can_halve and (samples * shape.block_size > LEAST_TOKENS or smaller == shape):
             samples //= 2
         elif smaller == shape:
             break

@@ -82,7 +82,7 @@ def _rows_of_file(title: str, file: Path, part: FileScores, kind: str, classes: 
     def badness(record: PredictionRecord) -> float | None:
         """The distance to the right number, or the probability of a wrong answer; none for a right one."""
         if is_number:
-            return abs(float(record.predicted) - float(record.label))
+            return _distance(record)
         return None if record.predicted == record.label else max(_probabilities(record, kind))
 
     worst, sample = _worst_and_sample(read_predictions(file), badness, part.examples)
@@ -90,9 +90,8 @@ def _rows_of_file(title: str, file: Path, part: FileScores, kind: str, classes: 
     def shown(record: PredictionRecord) -> ShownRow:
         texts = tuple(map(cut_text, record.texts))
         if is_number:
-            distance = abs(float(record.predicted) - float(record.label))
             numbers = (f"{float(record.label):.3g}", f"{float(record.predicted):.3g}")
-            return ShownRow(record.place, texts, *numbers, f"off by {distance:.3g}", False)
+            return ShownRow(record.place, texts, *numbers, f"off by {_distance(record):.3g}", False)
         probabilities = _probabilities(record, kind)
         right = classes.index(str(record.label))
         measure = f"probability {max(probabilities):.3f}"
@@ -102,6 +101,10 @@ def _rows_of_file(title: str, file: Path, part: FileScores, kind: str, classes: 
 
     caption = "Farthest from their label first." if is_number else "Wrong answers, the most confident first."
     return ShownRows(title, tuple(map(shown, worst)), caption, tuple(map(shown, sample)), part.examples)
+
+
+def _distance(record: PredictionRecord) -> float:
+    return abs(float(record.predicted) - float(record.label))
 
 
 def _probabilities(record: PredictionRecord, kind: str) -> list[float]:

@@ -80,13 +80,13 @@ def test_a_number_out_of_its_range_is_named_with_what_is_allowed(name: str, valu
             RunSettings(optim=OptimSettings(betas=(0.9, 1.0))),
             r"optim\.betas \(0\.9, 1\.0\): give a list of 2, each",
         ),
-        (RunSettings(optim=OptimSettings(betas=[0.9, 0.95])), r"optim\.betas \[.*: give a list of 2"),  # type: ignore[arg-type]
-        (RunSettings(train=TrainSettings(seed="5")), "train.seed 5: give a whole number of 0 or more"),  # type: ignore[arg-type]
-        (RunSettings(train=TrainSettings(compile=1)), "train.compile 1: give true or false"),  # type: ignore[arg-type]
+        (RunSettings(optim=OptimSettings(betas=[0.9, 0.95])), r"optim\.betas \[.*: give a list of 2"),  # type: ignore[arg-type]  # on purpose
+        (RunSettings(train=TrainSettings(seed="5")), "train.seed 5: give a whole number of 0 or more"),  # type: ignore[arg-type]  # on purpose
+        (RunSettings(train=TrainSettings(compile=1)), "train.compile 1: give true or false"),  # type: ignore[arg-type]  # on purpose
         (RunSettings(train=TrainSettings(max_steps=True)), "train.max_steps True: give a whole number of 1 or more"),
-        (RunSettings(train=TrainSettings(precision="int8")), "train.precision int8: give auto, fp32, bf16 or fp16"),  # type: ignore[arg-type]
-        (RunSettings(model=ModelSettings(n_layer=1.5)), "model.n_layer 1.5: give a whole number of 1 or more"),  # type: ignore[arg-type]
-        (RunSettings(model=None), "model None: give a group of architecture, n_layer"),  # type: ignore[arg-type]
+        (RunSettings(train=TrainSettings(precision="int8")), "train.precision int8: give auto, fp32, bf16 or fp16"),  # type: ignore[arg-type]  # on purpose
+        (RunSettings(model=ModelSettings(n_layer=1.5)), "model.n_layer 1.5: give a whole number of 1 or more"),  # type: ignore[arg-type]  # on purpose
+        (RunSettings(model=None), "model None: give a group of architecture, n_layer"),  # type: ignore[arg-type]  # on purpose
         (RunSettings(log=LogSettings(profile_steps=(3, 0))), r"log\.profile_steps \(3, 0\): give a list, each a whole"),
         (RunSettings(log=LogSettings(tracker_args={"wandb": 3})), "log.tracker_args .*: give a mapping"),  # type: ignore[dict-item]
         (

@@ -190,8 +190,8 @@ def fork_call(
         for descriptor, file in ((0, Path(os.devnull)), (1, stdout), (2, stderr)):
             os.dup2(os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666), descriptor)
         # This process may have replaced them, as pytest does.
-        sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open to its end
+        sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open to its end
         os.environ.clear()
         os.environ.update({**environment(), **(variables or {})})
         os.chdir(folder)

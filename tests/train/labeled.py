@@ -16,7 +16,8 @@ from malmoi.configs.finetune import (
     TaskSettings,
 )
 from malmoi.configs.outputs import LogSettings
-from malmoi.train.data.labeled import Examples, ExampleTokenizer, classes_of, encoded, read_rows
+from malmoi.train.data.labeled import Examples, ExampleTokenizer, classes_of, encoded
+from malmoi.train.data.labeled_rows import read_rows
 from tests.launching import ROOT
 
 DATA = ROOT / "evaluation" / "fewshot" / "tasks" / "data"

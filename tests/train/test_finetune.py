@@ -27,7 +27,8 @@ from malmoi.evaluation.label_baselines import fit_baselines
 from malmoi.evaluation.label_metrics import Predictions, label_metrics
 from malmoi.train.checkpoint.format import best_valid_checkpoint
 from malmoi.train.checkpoint.storage import open_storage
-from malmoi.train.data.labeled import ExampleBatch, encoded, example_tokenizer, read_rows
+from malmoi.train.data.labeled import ExampleBatch, encoded, example_tokenizer
+from malmoi.train.data.labeled_rows import read_rows
 from malmoi.train.exported_classifier import exported_outputs
 from malmoi.train.finetune import finetune
 from malmoi.train.finetune_result import FinetuneResult, finished_finetuning, predictions_file

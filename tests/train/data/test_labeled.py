@@ -18,8 +18,8 @@ from malmoi.train.data.labeled import (
     classes_of,
     encoded,
     example_tokenizer,
-    read_rows,
 )
+from malmoi.train.data.labeled_rows import read_rows
 from tests.train.labeled import read_examples, written
 
 GOOD: dict[TaskKind, dict[str, Any]] = {

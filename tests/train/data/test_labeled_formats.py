@@ -13,7 +13,7 @@ import pytest
 
 from malmoi.configs.finetune import TaskSettings
 from malmoi.errors import UserError
-from malmoi.train.data.labeled import Row, read_rows, require_rows
+from malmoi.train.data.labeled_rows import Row, read_rows, require_rows
 
 TEXTS = ["좋은 영화", '그는 "재미있다"고, 정말로', "지루하다", "쉼표, 그리고 \\ 빗금"]
 NSMC = (
