@@ -28,6 +28,7 @@ from malmoi.train.checkpoint.storage import open_storage
 from malmoi.train.checkpoint.train_state import TrainState
 from malmoi.train.data.prefetch import Prefetcher
 from malmoi.train.distributed.dist_env import DistEnv
+from malmoi.train.distributed.flight_recorder import HANG_FOLDER, report_hang
 from malmoi.train.distributed.stop_consensus import StopConsensus, StopRequest
 from malmoi.train.distributed.watchdog import Watchdog
 from malmoi.train.metrics.log_file import METRICS_FILE, SAMPLES_FILE, changed_logs, cut_back, log_records
@@ -68,7 +69,7 @@ class Trainer:
         self.storage = open_storage(checkpoint_url(plan.run, plan.checkpoint))
         self.writer = CheckpointWriter(self.storage, plan.checkpoint)
         self.spikes = LossSpikeDetector(plan.rollback)
-        self.watchdog = Watchdog(plan.watchdog_timeout)
+        self.watchdog = Watchdog(plan.watchdog_timeout, self._report_hang if env.dims.dp_size > 1 else None)
         self.samples = Prefetcher(plan.task.read, plan.micro_batch_size)
         self.timers = StepTimers()
         self.stop = StopConsensus(StopRequest(), env)
@@ -447,6 +448,9 @@ class Trainer:
         self.writer.poll()
         while self.writer.problems:
             self.progress.show(self.writer.problems.pop(0))
+
+    def _report_hang(self) -> None:
+        report_hang(self.plan.run / HANG_FOLDER, self.env.dims, self.env.device)
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -24,8 +24,6 @@ set -uo pipefail
 # The usual settings. What is set when the job is submitted stays.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"
-# A rank whose peer is gone exits with an error instead of waiting forever.
-export TORCH_NCCL_ASYNC_ERROR_HANDLING="${TORCH_NCCL_ASYNC_ERROR_HANDLING:-1}"
 # The tokenizers in each rank would otherwise start a thread a core.
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 @@{network}

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from malmoi.configs.parser import settings_as_yaml
 from malmoi.configs.run import RunSettings
 from malmoi.train.checkpoint.format import checkpoint_errors, checkpoint_names
 from malmoi.train.checkpoint.storage import LocalStorage
+from malmoi.train.distributed.watchdog import REPORT_SECONDS
 from tests.launching import ROOT, as_flags, environment, metrics, run_malmoi, step_losses, with_settings
 from tests.time_limits import seconds, wait_until
 
@@ -162,13 +164,18 @@ def test_a_rank_that_raises_takes_the_run_down_and_its_traceback_is_shown(config
     assert "[rank1]: RuntimeError: a fault on purpose" in done.stderr
 
 
-def test_a_stalled_rank_ends_the_run_with_the_stacks_of_every_rank(config: Path, tmp_path: Path) -> None:
+def test_a_stalled_rank_ends_the_run_which_says_who_did_not_come_and_shows_the_stacks_of_every_rank(
+    config: Path, tmp_path: Path
+) -> None:
     patience = round(seconds(2))
     flags = as_flags(config, run=tmp_path / "run", parallel__watchdog_timeout=patience)
     done = on_two_ranks(FAULTY, "stall", "1", "4", *flags, timeout=120 + patience)
     assert done.returncode == 1
     # The rank that sleeps, and the one that waits for it.
-    assert done.stderr.count(f"Timeout ({timedelta(seconds=patience)})!") >= 1
+    assert done.stderr.count(f"Timeout ({timedelta(seconds=patience + REPORT_SECONDS)})!") >= 1
+    (line,) = [each for each in done.stderr.splitlines() if "no progress" in each]
+    assert re.search(r"rank 0 came to all_?reduce number \d+ of group 0, of \[.*\]; rank 1 did not", line)
+    assert len(list((tmp_path / "run" / "hang").iterdir())) == 2
     assert "faulty.py" in done.stderr
     assert "train/trainer.py" in done.stderr
 

@@ -14,6 +14,7 @@ from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.base import AcceleratorInputs, BackendSpec
 from malmoi.train.distributed.dist_env import DistEnv, resolved_precision
+from malmoi.train.distributed.flight_recorder import record_collectives
 from malmoi.train.distributed.launch_env import LaunchEnv, read_launch_env
 from malmoi.train.distributed.malloc import keep_freed_memory
 from malmoi.train.distributed.process_groups import (
@@ -93,6 +94,7 @@ def start_ranks(train: TrainSettings, optim: OptimSettings, parallel: ParallelSe
             f"{able}, or leave offload out"
         )
     lent = start_group_of_one(device_type) if launch.num_ranks == 1 and spec.needs_process_group else ()
+    record_collectives()
     # A rank whose data is on a disk of its own may come much later.
     with met_ranks(launch, "prepared", inputs.timeout.total_seconds()):
         try:

@@ -9,8 +9,27 @@ import torch
 from malmoi.configs.train import Precision
 from malmoi.train.distributed.dist_env import HALF_DTYPES
 
-GPU_PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "V100": 125.0, "T4": 65.0}
-"""Dense 16-bit peak of the vendor's data sheets, in TFLOP/s, by a word of the device's name."""
+GPU_PEAK_TFLOPS = {
+    "GB200": 2500.0,
+    "B200": 2250.0,
+    "GH200": 989.0,
+    "H200 NVL": 835.0,
+    "H200": 989.0,
+    "H100 NVL": 835.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "H20": 148.0,
+    "A100": 312.0,
+    "A40": 150.0,
+    "A10": 125.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "V100": 125.0,
+    "T4": 65.0,
+}
+"""Dense 16-bit peak of the vendor's data sheets, in TFLOP/s, by words of the device's name; a
+variant stands before the name that it contains."""
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float:
@@ -24,9 +43,9 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
 
 def data_sheet_flops(device_name: str) -> float | None:
     """Return the peak in 16 bits, in FLOP/s, of a GPU by torch's name for it; None where it is not in the table."""
-    for word, tflops in GPU_PEAK_TFLOPS.items():
-        # A whole word: an L40 is no L4.
-        if re.search(rf"\b{word}\b", device_name):
+    for words, tflops in GPU_PEAK_TFLOPS.items():
+        # Whole words: an L40 is no L4.
+        if re.search(rf"\b{words}\b", device_name):
             return tflops * 1e12
     return None
 
