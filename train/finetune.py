@@ -54,7 +54,7 @@ from malmoi.train.finetune_result import (
 )
 from malmoi.train.metrics.trackers import require_trackers
 from malmoi.train.models import MODELS, ClassifierSpec, ModelSpec, SpecialTokenIds
-from malmoi.train.models.gpt2_folder import hf_config
+from malmoi.train.models.hf_folder import hf_config
 from malmoi.train.models.spec import padded_vocabulary
 from malmoi.train.run_dir import (
     FINETUNING_FIXED,

@@ -1,5 +1,6 @@
 """The time of an optimizer step that is too long, or too large for this machine, to be tried: from a smaller model."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -101,7 +102,11 @@ def _smaller_shape(shape: ModelSettings) -> ModelSettings:
         return replace(shape, block_size=max(LEAST_BLOCK, shape.block_size // 2))
     if shape.n_head > 1:
         heads = shape.n_head // 2
-        return replace(shape, n_head=heads, n_embd=shape.n_embd // shape.n_head * heads)
+        # As many keys and values for a query's head as before, as far as that can be.
+        kv_heads = None if shape.n_kv_head is None else math.gcd(heads, shape.n_kv_head)
+        n_inner = None if shape.n_inner is None else max(1, shape.n_inner * heads // shape.n_head)
+        width = shape.n_embd // shape.n_head * heads
+        return replace(shape, n_head=heads, n_embd=width, n_kv_head=kv_heads, n_inner=n_inner)
     return shape
 
 

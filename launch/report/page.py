@@ -26,7 +26,13 @@ from malmoi.train.metrics.sample_log import EvalSample
 MINUTE, HOUR, DAY = 60, 3600, 86400
 MAX_SAMPLES = 10
 """Samples of evaluations shown, spread over the run."""
-HF_SHAPE = {"n_layer": "{} layers", "n_head": "{} heads", "n_embd": "hidden size {}", "n_positions": "context {:,}"}
+HF_SHAPE = (
+    (("n_layer", "num_hidden_layers"), "{} layers"),
+    (("n_head", "num_attention_heads"), "{} heads"),
+    (("n_embd", "hidden_size"), "hidden size {}"),
+    (("n_positions", "max_position_embeddings"), "context {:,}"),
+)
+"""Keys of a model folder's configuration, GPT-2's and other families', and what they say."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ def _hf_shape(folder: Path) -> str:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "its folder is gone"
-    return ", ".join(text.format(config[name]) for name, text in HF_SHAPE.items() if name in config)
+    return ", ".join(text.format(config[name]) for names, text in HF_SHAPE for name in names if name in config)
 
 
 def eval_samples(run: PretrainRun) -> list[tuple[EvalSample, float | None]]:

@@ -265,6 +265,7 @@ def test_presets_are_complete_and_parse() -> None:
 
     expected = {"demo", "tutorial", "gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"}
     expected |= {f"gpt3-{size}" for size in ("small", "medium", "large", "xl", "2.7b", "6.7b", "13b")}
+    expected |= {"smollm-135m", "smollm-360m", "tinyllama-1.1b", "qwen3-0.6b"}
     assert set(preset_names()) == expected
     for name in expected:
         settings = parse_settings(RunSettings, ["--config", name], "malmoi train", "")

@@ -421,10 +421,11 @@ def test_a_run_learns_from_nsmc_as_it_is_distributed(model: Path, tmp_path: Path
 def test_a_model_of_another_architecture_is_one_line_and_exit_code_2(config: Path, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     shutil.copytree(model, folder)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 32}), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps({"model_type": "opt", "hidden_size": 32}), encoding="utf-8")
     done = run_malmoi("finetune", *as_flags(config, run=tmp_path / "run", init_from=folder))
     assert done.returncode == 2
-    assert done.stderr == f"malmoi finetune: {folder}: holds a model of type llama; --init_from takes gpt2\n"
+    says = f"{folder}: holds a model of type opt; --init_from takes gpt2, llama, qwen3"
+    assert done.stderr == f"malmoi finetune: {says}\n"
 
 
 def test_a_fine_tuned_model_is_not_fine_tuned_again(

@@ -42,7 +42,7 @@ OPTIMIZER_AND_MORE = {
     "schedule__min_lr_ratio": 0.0,
     "log__trackers": "[toy_plugin:LinesTracker]",
 }
-MODEL_AND_MORE = {"model__architecture": "llama", "objective": "second_half", "parallel__backend": "half_step"}
+MODEL_AND_MORE = {"model__architecture": "toy_llama", "objective": "second_half", "parallel__backend": "half_step"}
 KILLED_AT = 12
 
 
@@ -176,7 +176,7 @@ def test_a_model_from_outside_is_exported_as_a_stock_class(undisturbed: Path) ->
 
 def test_a_task_and_a_backend_from_outside_are_those_that_train(undisturbed: Path, config: Path, folder: Path) -> None:
     """The first loss is that of half the tokens; the second one of a step at half the learning rate."""
-    plain = {"model__architecture": "llama", "train__max_steps": 2, "eval__every": 0}
+    plain = {"model__architecture": "toy_llama", "train__max_steps": 2, "eval__every": 0}
     runs = {
         "task": {**plain, "objective": "second_half"},
         "backend": {**plain, "parallel__backend": "half_step"},
@@ -309,7 +309,7 @@ def on_backends(config: Path, folder: Path) -> Path:
 
 BACKENDS = [name for name in malmoi.BACKENDS if name != "single"]
 ON_BACKENDS: dict[str, Any] = {
-    "model__architecture": "llama",
+    "model__architecture": "toy_llama",
     **{name: OPTIMIZER_AND_MORE[name] for name in ("optim__name", "optim__lr", "optim__max_grad_norm")},
 }
 

@@ -175,7 +175,7 @@ def llama_to_hf(
     return model
 
 
-malmoi.MODELS["llama"] = ModelSpec(
+malmoi.MODELS["toy_llama"] = ModelSpec(
     config=llama_config,
     build=TrainingLlama,
     blocks=llama_blocks,
@@ -186,6 +186,7 @@ malmoi.MODELS["llama"] = ModelSpec(
     activation_bytes=llama_activation_bytes,
     check_hf=not_from_a_folder,
     shape_of_hf=not_from_a_folder,
+    hf_size=not_from_a_folder,
     from_hf=not_from_a_folder,
     to_hf=llama_to_hf,
 )

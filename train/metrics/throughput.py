@@ -28,8 +28,8 @@ GPU_PEAK_TFLOPS = {
     "V100": 125.0,
     "T4": 65.0,
 }
-"""Dense 16-bit peak of the vendor's data sheets, in TFLOP/s, by words of the device's name; a
-variant stands before the name that it contains."""
+"""Dense 16-bit peak of the vendor's data sheets, in TFLOP/s, by words of the device's name: a variant before the name
+that it contains."""
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float:

@@ -1,8 +1,9 @@
 """Model families, by the names that settings give them."""
 
 from malmoi.registry import Registry
-from malmoi.train.models import gpt2, gpt2_classifier, gpt2_folder
-from malmoi.train.models.spec import ClassifierSpec, ModelSpec, SpecialTokenIds
+from malmoi.train.models import gpt2, gpt2_folder, llama, qwen3
+from malmoi.train.models.classifier import GPT2WithClassifier, classifier_spec
+from malmoi.train.models.spec import ClassifierSpec, HfSize, ModelSpec, SpecialTokenIds
 
 MODELS: Registry[ModelSpec] = Registry(
     {
@@ -17,11 +18,14 @@ MODELS: Registry[ModelSpec] = Registry(
             activation_bytes=gpt2.gpt2_activation_bytes,
             check_hf=gpt2_folder.check_gpt2_folder,
             shape_of_hf=gpt2_folder.gpt2_shape,
+            hf_size=gpt2_folder.gpt2_size,
             from_hf=gpt2.gpt2_from_hf,
             to_hf=gpt2.gpt2_to_hf,
-            classifier=ClassifierSpec(gpt2_classifier.with_classifier, gpt2_classifier.export_classifier),
-        )
+            classifier=classifier_spec(GPT2WithClassifier, gpt2.EMBEDDING),
+        ),
+        "llama": llama.SPEC,
+        "qwen3": qwen3.SPEC,
     }
 )
 
-__all__ = ["MODELS", "ClassifierSpec", "ModelSpec", "SpecialTokenIds"]
+__all__ = ["MODELS", "ClassifierSpec", "HfSize", "ModelSpec", "SpecialTokenIds"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.train.models.compute import missing_compiler
-from malmoi.train.models.spec import IGNORE_INDEX
+from malmoi.train.models.spec import IGNORE_INDEX, padded_vocabulary
 
 PRODUCT_ELEMENTS = 2**20
 """Elements of a 16-bit product that a CPU computes at once."""
@@ -32,6 +32,23 @@ def chunk_positions(vocab_size: int, device_type: str) -> int:
     """Most positions of a chunk."""
     most = CHUNK_ELEMENTS["cpu" if device_type == "cpu" else "cuda"] // vocab_size
     return max(MIN_CHUNK_POSITIONS, most // TILE * TILE)
+
+
+def loss_bytes(positions: int, width: int, vocab_size: int, half: bool, device_type: str) -> int:
+    """Return the bytes that the loss of a micro-batch takes on one device.
+
+    They are the gradients of the output matrix and of its input, and a chunk's logits: in their own precision, and on a
+    CPU also in fp32 and as a gradient.
+
+    Args:
+        positions: of the micro-batch, each a vector of `width` channels.
+        vocab_size: without padding.
+        half: whether it computes in 16 bits.
+    """
+    low = 2 if half else 4
+    chunk = min(positions, chunk_positions(vocab_size, device_type)) * vocab_size
+    logits = (low + (8 if device_type == "cpu" else 0)) * chunk
+    return logits + 4 * width * padded_vocabulary(vocab_size) + low * positions * width
 
 
 def plain_loss_sum(logits: Tensor, targets: Tensor, vocab_size: int) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
-from malmoi.configs.model import ModelSettings, check_heads
+from malmoi.configs.model import ModelSettings, check_has_no_rotary_settings, check_heads
 from malmoi.configs.train import TrainSettings
 from malmoi.errors import UserError, first_line
 from malmoi.train.models.attention import document_mask
-from malmoi.train.models.cross_entropy import OutputMatrix, chunk_positions
+from malmoi.train.models.cross_entropy import OutputMatrix, loss_bytes
 from malmoi.train.models.spec import SpecialTokenIds, padded_vocabulary, sampling_config
 from malmoi.train.optim import ModelParameter
 
@@ -75,9 +75,10 @@ def gpt2_config(settings: ModelSettings, vocab_size: int, special: SpecialTokenI
     """Return the `transformers` configuration of `settings` with `vocab_size` embedding rows.
 
     Raises:
-        UserError: the heads do not divide the hidden size.
+        UserError: the heads do not divide the hidden size, or the settings are of another architecture.
     """
     check_heads(settings)
+    check_has_no_rotary_settings(settings)
     return GPT2Config(
         vocab_size=vocab_size,
         n_positions=settings.block_size,
@@ -143,8 +144,7 @@ def gpt2_activation_bytes(
 
     Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models" (2022), section 4: in 16 bits
     34 bytes a token, layer and channel, and 5 for each attention weight, which fused kernels do not keep. With
-    activation checkpointing a block's input alone, and one full block. Of the loss, the gradients of the output matrix
-    and of its input, and a chunk's logits: in their own precision, and on a CPU also in fp32 and as a gradient.
+    activation checkpointing a block's input alone, and one full block.
     """
     scale = 1 if half else 2
     tokens = micro_batch_size * model.block_size
@@ -155,10 +155,7 @@ def gpt2_activation_bytes(
         blocks = model.n_layer * 2 * scale * tokens * model.n_embd + block
     else:
         blocks = model.n_layer * block
-    chunk = min(tokens, chunk_positions(vocab_size, device_type)) * vocab_size
-    logits = (2 * scale + (8 if device_type == "cpu" else 0)) * chunk
-    gradients = 4 * model.n_embd * padded_vocabulary(vocab_size) + 2 * scale * tokens * model.n_embd
-    return blocks + logits + gradients
+    return blocks + loss_bytes(tokens, model.n_embd, vocab_size, half, device_type)
 
 
 def gpt2_from_hf(

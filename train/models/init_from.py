@@ -1,11 +1,12 @@
-"""Whether a run's tokenizer and context fit the model that training begins from, by its files and without torch."""
+"""Whether a run's tokenizer and context fit the model that training begins from, by its files."""
 
 from pathlib import Path
 
 from malmoi.configs.run import RunSettings
 from malmoi.data_prep.tokenizer.encode import auto_tokenizer, vocabulary_size
 from malmoi.errors import UserError
-from malmoi.train.models.gpt2_folder import hf_config
+from malmoi.registry import registry_entry
+from malmoi.train.models import MODELS
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
 
@@ -20,19 +21,23 @@ def check_init_fit(init_from: str, settings: RunSettings, tokenizer: Path) -> No
         UserError: they need a resize that was not asked for, or the tokenizer gives the model's tokens other ids.
     """
     folder = Path(init_from)
-    config = hf_config(folder)
-    tokens, rows = vocabulary_size(tokenizer), config["vocab_size"]
-    if tokens > rows and not settings.init_resize:
+    size = registry_entry(MODELS, "model.architecture", settings.model.architecture).hf_size(folder)
+    tokens = vocabulary_size(tokenizer)
+    if tokens > size.rows and not settings.init_resize:
         raise UserError(
-            f"{folder}: has rows for {rows} tokens and {tokenizer} has {tokens}; --init_resize true adds rows drawn "
-            "at random, and without tokenizer.path the model's own tokenizer is used"
+            f"{folder}: has rows for {size.rows} tokens and {tokenizer} has {tokens}; --init_resize true adds rows "
+            "drawn at random, and without tokenizer.path the model's own tokenizer is used"
         )
-    block, context = settings.model.block_size, config["n_positions"]
-    if block != context and not settings.init_resize:
-        change = "draws the new positions at random" if block > context else "cuts the positions after it off"
+    block = settings.model.block_size
+    needs_resize = block > size.context or (size.has_position_weights and block < size.context)
+    if needs_resize and not settings.init_resize:
+        if not size.has_position_weights:
+            change = "has it read more than it was trained for"
+        else:
+            change = "draws the new positions at random" if block > size.context else "cuts the positions after it off"
         raise UserError(
-            f"{folder}: reads {context} tokens and model.block_size is {block}; --init_resize true {change}, or set "
-            f"--model.block_size {context}"
+            f"{folder}: reads {size.context} tokens and model.block_size is {block}; --init_resize true {change}, or "
+            f"set --model.block_size {size.context}"
         )
     if tokenizer.resolve() != folder.resolve() and any((folder / name).is_file() for name in VOCABULARY_FILES):
         _check_ids(folder, tokenizer)

@@ -55,12 +55,24 @@ def sampling_config(special: SpecialTokenIds) -> GenerationConfig:
 
 
 @dataclass(frozen=True)
+class HfSize:
+    """What a model in a folder reads."""
+
+    rows: int
+    """Tokens that it has vectors for."""
+    context: int
+    """Tokens at once."""
+    has_position_weights: bool
+    """Whether each position has a vector, so that another context needs other weights."""
+
+
+@dataclass(frozen=True)
 class ClassifierSpec:
     """A model family's head for fine-tuning on labels."""
 
     build: Callable[[PreTrainedModel, TaskKind, int, int], PreTrainedModel]
     """From a training model, the kind of task, the number of classes and a seed to a model whose forward takes
-    `(input_ids, lengths, sequences, with_lm_logits)` and gives scores and logits; see `gpt2_classifier`."""
+    `(input_ids, lengths, sequences, with_lm_logits)` and gives scores and logits; see `classifier`."""
     export: Callable[[Mapping[str, Tensor], PreTrainedConfig, TaskKind, int, int, tuple[str, ...], Path], None]
     """Writes a model folder from weights by name, configuration, kind, vocabulary size, pad id and class names."""
 
@@ -94,6 +106,8 @@ class ModelSpec:
     """Raises UserError where a folder holds no model of this family and shape that training can begin from."""
     shape_of_hf: Callable[[Path], ModelSettings]
     """The shape of the model in a folder, without dropout."""
+    hf_size: Callable[[Path], HfSize]
+    """What the model in a folder reads."""
     from_hf: Callable[[Path, ModelSettings, int, SpecialTokenIds, int], PreTrainedModel]
     """The training model with the weights of a folder, for (folder, shape, vocabulary, special tokens, seed)."""
     to_hf: Callable[[Mapping[str, Tensor], PreTrainedConfig, int, SpecialTokenIds], PreTrainedModel]

@@ -209,7 +209,7 @@ def test_other_shapes_and_kinds_are_refused_with_the_reason(
     for change, message in (
         ({"n_inner": 100}, "n_inner 100 is not 4 x n_embd"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
-        ({"model_type": "llama"}, "holds a model of type llama; --init_from takes a GPT-2"),
+        ({"model_type": "llama"}, "holds a model of type llama, and model.architecture is gpt2; choose a GPT-2"),
     ):
         as_json(copied / "config.json", **change)
         with pytest.raises(UserError, match=message):

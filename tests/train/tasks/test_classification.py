@@ -10,7 +10,7 @@ from malmoi.configs.finetune import TaskKind, TaskSettings
 from malmoi.configs.model import ModelSettings
 from malmoi.train.data.labeled import ExampleBatch, Examples, example_tokenizer
 from malmoi.train.models import MODELS
-from malmoi.train.models.gpt2_classifier import GPT2WithClassifier, with_classifier
+from malmoi.train.models.classifier import GPT2WithClassifier, with_classifier
 from malmoi.train.tasks.classification import joint_loss_sum
 from tests.train.labeled import FILES, read_examples, rows_of, written
 from tests.train.training_models import SPECIAL
@@ -36,7 +36,7 @@ def model(kind: TaskKind, examples: Examples, finished_run: Path) -> GPT2WithCla
     tokenizer = example_tokenizer(finished_run / "model", CONTEXT)
     shape = ModelSettings(n_layer=2, n_head=2, n_embd=32, block_size=CONTEXT)
     language_model = MODELS["gpt2"].from_hf(finished_run / "model", shape, tokenizer.size, SPECIAL, 42)
-    made = with_classifier(language_model, kind, examples.outputs, 42)
+    made = with_classifier(GPT2WithClassifier, language_model, kind, examples.outputs, 42)
     with torch.no_grad():
         made.score.weight.mul_(20)
     return made
@@ -111,7 +111,7 @@ def test_similarity_does_not_depend_on_which_text_comes_first(finished_run: Path
     )
     shape = ModelSettings(n_layer=2, n_head=2, n_embd=32, block_size=CONTEXT)
     base = MODELS["gpt2"].from_hf(finished_run / "model", shape, tokenizer.size, SPECIAL, 42)
-    model = with_classifier(base, "similarity", 0, 42)
+    model = with_classifier(GPT2WithClassifier, base, "similarity", 0, 42)
     scores = scores_of(model, all_of(one))
     torch.testing.assert_close(scores, scores_of(model, all_of(other)), rtol=1e-5, atol=1e-6)
     assert float(scores.std()) > 0

@@ -5,7 +5,7 @@ import torch
 
 from malmoi.configs.model import ModelSettings
 from malmoi.configs.train import Attention
-from malmoi.train.models.gpt2_classifier import GPT2WithClassifier, with_classifier
+from malmoi.train.models.classifier import GPT2WithClassifier, with_classifier
 from tests.train.training_models import new_gpt2
 
 SHAPE = ModelSettings(n_layer=2, n_head=2, n_embd=32, block_size=16)
@@ -14,7 +14,7 @@ SHAPE = ModelSettings(n_layer=2, n_head=2, n_embd=32, block_size=16)
 @pytest.fixture(params=["sdpa", "eager"])
 def model(request: pytest.FixtureRequest) -> GPT2WithClassifier:
     attention: Attention = request.param
-    made = with_classifier(new_gpt2(SHAPE, 100, seed=1), "classification", 2, seed=2)
+    made = with_classifier(GPT2WithClassifier, new_gpt2(SHAPE, 100, seed=1), "classification", 2, seed=2)
     made.set_attn_implementation(attention)
     return made.eval()
 
