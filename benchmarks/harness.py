@@ -200,5 +200,5 @@ def ratios(above: Sequence[float], below: Sequence[float], digits: int = 3) -> S
 def print_figures(figures: "DataclassInstance") -> None:
     """Print the figures as tables and, in the last line, as one JSON object."""
     line = json.dumps(asdict(figures))
-    print("\n".join(figure_tables(json.loads(line), charts=False)))
+    print("\n".join(figure_tables(json.loads(line))))
     print(line)

@@ -58,11 +58,11 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> lis
     return [f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows)]
 
 
-def figure_tables(figures: dict[str, Any], title: str = "", charts: bool = True) -> Iterator[str]:
+def figure_tables(figures: dict[str, Any], title: str = "") -> Iterator[str]:
     """Yield lines for all that `figures` hold, nested as they are, none left out but what is None or empty.
 
     Numbers by name go into one line, a list of like objects into a table with a row each, objects by name into one with
-    their names as its first column, and shares of a total also into a Mermaid pie, which GitHub and GitLab draw.
+    their names as its first column.
     """
     inline = {name: value for name, value in figures.items() if _is_inline(value)}
     words = [f"{_words(name)} {_cell(value)}" for name, value in inline.items() if value not in (None, [])]
@@ -73,16 +73,11 @@ def figure_tables(figures: dict[str, Any], title: str = "", charts: bool = True)
         if name in inline:
             continue
         if isinstance(value, dict) and not all(isinstance(each, dict) and _is_inline(each) for each in value.values()):
-            yield from figure_tables(value, f"{named}: ", charts)
+            yield from figure_tables(value, f"{named}: ")
             continue
         rows = value if isinstance(value, list) else [{name: key, **each} for key, each in value.items()]
         cells = [[_cell(row.get(column)) for column in rows[0]] for row in rows]
         yield from (f"{named}:", "", *markdown_table([_words(column) for column in rows[0]], cells), "")
-        labels = [key for key, each in rows[0].items() if isinstance(each, str)]
-        if charts and labels and "share" in rows[0]:
-            yield from ("```mermaid", "pie showData")
-            yield from (f'  "{row[labels[0]]}" : {100 * row["share"]:.1f}' for row in rows)
-            yield from ("```", "")
 
 
 def _is_inline(value: object) -> bool:

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 WAIT_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -61,18 +62,31 @@ def counted_threads(count: int) -> str:
     return f"{count} thread{'s' * (count != 1)}"
 
 
+@dataclass(frozen=True)
+class Pressure:
+    """Whether other programs want the cores, as polls tell: at once, and no more after `CALM_POLLS` that find none."""
+
+    is_felt: bool = False
+    calm: int = 0
+    """Polls in a row that found none."""
+
+    def after(self, is_busy: bool) -> "Pressure":
+        """Return it after one more poll."""
+        calm = 0 if is_busy else self.calm + 1
+        return Pressure(is_busy or (self.is_felt and calm < CALM_POLLS), calm)
+
+
 def _watch(threads: int, ends: threading.Event) -> None:
     cores = os.sched_getaffinity(0)
-    before, team, calm = _cpu_seconds(cores), None, 0
+    before, team, pressure = _cpu_seconds(cores), None, Pressure()
     while not ends.wait(POLL_SECONDS):
         now = _cpu_seconds(cores)
         wall, others = now[0] - before[0], (now[1] - before[1]) - (now[2] - before[2])
         before = now
-        is_busy = wall > 0 and others / wall > len(cores) - threads + BUSY_SHARE
-        calm = 0 if is_busy else calm + 1
-        if is_busy and team is None:
+        pressure = pressure.after(wall > 0 and others / wall > len(cores) - threads + BUSY_SHARE)
+        if pressure.is_felt and team is None:
             team = _Team()
-        elif team is not None and calm >= CALM_POLLS:
+        elif team is not None and not pressure.is_felt:
             team.end()
             team = None
     if team is not None:

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from malmoi.thread_waiting import WAIT_POLICIES, brief_waits_where_busy, describe_threads
+from malmoi.thread_waiting import CALM_POLLS, WAIT_POLICIES, Pressure, brief_waits_where_busy, describe_threads
 from tests.launching import environment
 from tests.time_limits import seconds
 
@@ -48,6 +48,16 @@ def test_beside_busy_programs_there_is_a_second_team_and_as_many_threads_compute
         timeout=seconds(60),
     )
     assert done.stdout.splitlines() == ["True 2", "False"]
+
+
+def test_threads_spin_again_only_after_polls_in_a_row_that_find_the_machine_free() -> None:
+    pressure, felt = Pressure(), []
+    free = [False] * (CALM_POLLS - 1)
+    for is_busy in (False, True, *free, True, *free, False, False, True):
+        pressure = pressure.after(is_busy)
+        felt.append(pressure.is_felt)
+    brief = [True] * CALM_POLLS
+    assert felt == [False, *brief, *brief, False, False, True]
 
 
 @pytest.mark.parametrize(("name", "value"), zip(WAIT_POLICIES, ("PASSIVE", "1000"), strict=True))
