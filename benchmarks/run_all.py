@@ -75,6 +75,7 @@ MARKERS = {"cpu": SCRIPT, "cuda": f"{SCRIPT} --device cuda"}
 """Of the tables of each device."""
 ELSEWHERE = {
     "finetune": "needs a pre-trained model; its figures are in docs/results.md",
+    "decontamination": "needs a corpus; its figures are in docs/data.md",
     "backends": "arithmetic, for docs/launch.md",
     "scaling_model": "the functions of scaling",
     "learning_recipes": "what learning trains",

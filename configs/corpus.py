@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from malmoi.configs.ranges import ClosedUnitInterval, DocumentBytes, FiniteNonNegative, NonNegativeInt, PositiveInt
+from malmoi.configs.ranges import (
+    ClosedUnitInterval,
+    DocumentBytes,
+    FiniteNonNegative,
+    NonNegativeInt,
+    PositiveInt,
+    TwoOrMore,
+)
 
 DocumentUnit = Literal["line", "paragraph", "file"]
 Encoding = Literal["utf-8", "cp949", "euc-kr", "iso-2022-kr", "auto"]
@@ -33,6 +40,14 @@ class CleaningSettings:
     """Remove e-mail addresses from the text."""
     remove_resident_numbers: bool = False
     """Remove Korean resident registration numbers (six digits, an optional hyphen, seven digits) from the text."""
+    decontaminate: tuple[str, ...] = ()
+    """Evaluation data, named as in `corpus.input`: drop documents that share a run of `decontaminate_run` letters and
+    digits with any text in it; a text of 15 and more that is shorter is looked for as a whole document."""
+    decontaminate_run: TwoOrMore = 30
+    """Characters of such a run, without spaces and punctuation."""
+    decontaminate_action: Literal["drop", "cut", "report"] = "drop"
+    """cut: remove only the lines that hold such a run, and drop a document where one crosses lines; report: keep such
+    documents, and only count them in the manifest."""
 
 
 @dataclass(frozen=True)

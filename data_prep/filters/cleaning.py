@@ -14,11 +14,15 @@ Cleaned = Literal[
     "emptied",
     "exact_duplicate",
     "near_duplicate",
+    "contaminated",
     "repeated_line",
     "email",
     "resident_number",
+    "contaminated_line",
+    "contaminated_kept",
 ]
-"""Why a document was dropped, down to `near_duplicate`, or what was removed from its text."""
+"""Why a document was dropped, down to `contaminated`, or what was removed from its text; `contaminated_kept` counts
+documents that are reported and kept."""
 DROPPED: tuple[Cleaned, ...] = (
     "too_short",
     "too_long",
@@ -26,6 +30,7 @@ DROPPED: tuple[Cleaned, ...] = (
     "emptied",
     "exact_duplicate",
     "near_duplicate",
+    "contaminated",
 )
 """Those that count documents; the others count pieces of text."""
 

@@ -9,8 +9,9 @@ from tokenizers import Tokenizer
 from malmoi.atomic_io import write_atomic
 from malmoi.checked_json import checked_json, parse_checked_json
 from malmoi.checksums import FileRecord, file_findings, file_record
-from malmoi.configs.corpus import CorpusSettings, VocabularySettings
+from malmoi.configs.corpus import CleaningSettings, CorpusSettings, VocabularySettings
 from malmoi.configs.data import ShardSettings
+from malmoi.data_prep.filters.decontamination import evaluation_runs
 from malmoi.data_prep.pipeline.build_once import build_once
 from malmoi.data_prep.pipeline.corpus import read_documents
 from malmoi.data_prep.pipeline.encode_chunk import EncodeJob
@@ -45,6 +46,8 @@ from malmoi.data_prep.tokenizer.train import TOKENIZER_FILE, save_tokenizer, tra
 from malmoi.errors import one_line
 from malmoi.plugins import load_plugins
 
+EVALUATION_TEXTS, EVALUATION_RUNS = "evaluation texts looked for", "evaluation runs"
+"""What a manifest says of evaluation data, beside the settings: how many texts, and a checksum of their runs."""
 TOKENIZER_MARKER = "made-of-"
 """Beginning of the name of a file in a tokenizer's folder that records the others; the rest of its name is a
 fingerprint of corpus and settings."""
@@ -172,6 +175,8 @@ def prepare_shards(
     sources = source_records(files, corpus, out)
     files = [replace(file, encoding=source.encoding) for file, source in zip(files, sources, strict=True)]
     settings = {**byte_settings(corpus, data), **reader_settings(files)}
+    leaks = evaluation_settings(corpus.cleaning)
+    settings |= leaks
     manifest = _planned_manifest(sources, settings, tokenizer_folder)
     job = EncodeJob(
         corpus,
@@ -181,6 +186,7 @@ def prepare_shards(
         data.val_fraction,
         plugins,
         plugin_folder=str(Path.cwd()) if plugins else "",
+        evaluation_runs=str(leaks.get(EVALUATION_RUNS, "")),
     )
 
     def build(temporary: Path, heartbeat: Heartbeat) -> None:
@@ -215,7 +221,29 @@ def text_settings(corpus: CorpusSettings) -> dict[str, Setting]:
         "corpus.normalize": corpus.normalize,
         "corpus.quotes": corpus.quotes,
         "corpus.max_document_bytes": corpus.max_document_bytes,
-        **{f"corpus.cleaning.{name}": value for name, value in asdict(corpus.cleaning).items()},
+        **{
+            f"corpus.cleaning.{name}": value
+            for name, value in asdict(corpus.cleaning).items()
+            if not name.startswith("decontaminate")
+        },
+    }
+
+
+def evaluation_settings(cleaning: CleaningSettings) -> dict[str, Setting]:
+    """Return what decides which documents hold evaluation data: nothing where none is named.
+
+    Raises:
+        UserError: the evaluation data cannot be read.
+    """
+    if not cleaning.decontaminate:
+        return {}
+    runs = evaluation_runs(cleaning.decontaminate, cleaning.decontaminate_run)
+    return {
+        "corpus.cleaning.decontaminate": ", ".join(cleaning.decontaminate),
+        "corpus.cleaning.decontaminate_run": cleaning.decontaminate_run,
+        "corpus.cleaning.decontaminate_action": cleaning.decontaminate_action,
+        EVALUATION_TEXTS: runs.texts,
+        EVALUATION_RUNS: runs.checksum,
     }
 
 

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from malmoi.configs.corpus import CorpusSettings
 from malmoi.data_prep.filters.cleaning import Cleaned, Cleaner
+from malmoi.data_prep.filters.decontamination import evaluation_runs
 from malmoi.data_prep.filters.dedup import DIGEST_BYTES, PERMUTATIONS, signatures_of
 from malmoi.data_prep.readers.chunks import Chunk, bytes_of, documents_of, line_count
 from malmoi.data_prep.readers.errors import Cause, RecordError, count_error
 from malmoi.data_prep.readers.source_file import SourceFile
 from malmoi.data_prep.tokenizer.encode import Encoder, load_encoder
+from malmoi.errors import UserError
 from malmoi.plugins import load_plugins
 
 SPLIT_KEY = b"held-out"
@@ -37,6 +39,8 @@ class EncodeJob:
     plugins: tuple[str, ...]
     """Modules to import first; see `load_plugins`."""
     plugin_folder: str
+    evaluation_runs: str = ""
+    """Checksum of the runs of evaluation data, where documents that hold some are looked for."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,34 @@ def _encoder(folder: str, checksum: str) -> Encoder:
     return load_encoder(Path(folder))[0]
 
 
+def _without_contaminated(
+    job: EncodeJob, texts: list[str], encoded: list[bytes], counts: Counter[Cleaned]
+) -> tuple[list[str], list[bytes]]:
+    """Return what is kept of the documents, those that hold evaluation data counted.
+
+    Raises:
+        UserError: the evaluation data are not what they were when the build began.
+    """
+    cleaning = job.corpus.cleaning
+    runs = evaluation_runs(cleaning.decontaminate, cleaning.decontaminate_run)
+    if runs.checksum != job.evaluation_runs:
+        names = ", ".join(cleaning.decontaminate)
+        raise UserError(f"{names}: evaluation data changed while the shards were built; build them again")
+    found = runs.found_in(texts)
+    if cleaning.decontaminate_action == "report":
+        counts["contaminated_kept"] += int(found.sum())
+        return texts, encoded
+    kept: list[str | None] = list(texts)
+    for row in np.flatnonzero(found).tolist():
+        kept[row] = None
+        if cleaning.decontaminate_action == "cut":
+            kept[row], lines = runs.cut_from(texts[row])
+            counts["contaminated_line"] += 0 if kept[row] is None else lines
+        counts["contaminated"] += kept[row] is None
+    left = [text for text in kept if text is not None]
+    return left, [text.encode() for text in left]
+
+
 def encode_chunk(job: EncodeJob, file: SourceFile, chunk: Chunk) -> EncodedChunk:
     """Read, clean and encode one chunk: a pure function, wherever it runs.
 
@@ -112,6 +144,8 @@ def encode_chunk(job: EncodeJob, file: SourceFile, chunk: Chunk) -> EncodedChunk
         if text is not None:
             texts.append(text)
             encoded.append(text.encode())
+    if corpus.cleaning.decontaminate:
+        texts, encoded = _without_contaminated(job, texts, encoded, cleaner.counts)
     encoder = _encoder(job.tokenizer_folder, job.tokenizer)
     ids, lengths = encoder.encode(texts)
     exact, near = corpus.cleaning.exact_dedup, corpus.cleaning.near_dedup_threshold

@@ -321,7 +321,7 @@ def documents_of(
 def field_records_of(
     file: SourceFile, settings: CorpusSettings, names: tuple[str, ...]
 ) -> Iterator[FieldRecord | RecordError]:
-    """Yield every record of a file with the fields `names`, or what is wrong with it, in order.
+    """Yield every record of a file with the fields `names` (none: all), or what is wrong with it, in order.
 
     `line` is that of the file, or the number of the record where the format has no lines.
 

@@ -95,7 +95,9 @@ def _seekable(file: SourceFile) -> BinaryIO:
 
 
 def _columns(every: tuple[str, ...], names: tuple[str, ...]) -> list[str]:
-    """Return the columns that hold these fields; a name with dots may be of a field nested in a column."""
+    """Return the columns that hold these fields (none: all); a name with dots may be of a field nested in a column."""
+    if not names:
+        return list(every)
     wanted = [name if name in every else name.split(".")[0] for name in names]
     return [name for name in dict.fromkeys(wanted) if name in every]
 

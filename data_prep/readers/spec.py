@@ -70,8 +70,8 @@ class LineFormat:
 ReadRecords: TypeAlias = Callable[[SourceFile, TextSettings], Iterator[str | RecordError]]
 """Yields the text of each record of a file, or what is wrong with it, in order. Bounded memory is its own concern."""
 ReadFields: TypeAlias = Callable[[SourceFile, TextSettings, tuple[str, ...]], Iterator[FieldRecord | RecordError]]
-"""Yields each record of a file with the fields of the given names, dots reaching into objects, or what is wrong with
-it, in order."""
+"""Yields each record of a file with the fields of the given names, dots reaching into objects, or with all where none
+is given, or what is wrong with it, in order."""
 
 
 @dataclass(frozen=True)
