@@ -91,9 +91,8 @@ class EvaluationRuns:
         return (None if not left.strip() or self.found_in([left])[0] else left), int(found.sum())
 
 
-@lru_cache(maxsize=1)
 def evaluation_runs(files: tuple[str, ...], length: int) -> EvaluationRuns:
-    """Read evaluation data, and return its runs; remembered in this process.
+    """Read evaluation data, and return its runs.
 
     Every text in a record counts, whatever its field is called.
 

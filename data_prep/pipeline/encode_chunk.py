@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from malmoi.configs.corpus import CorpusSettings
 from malmoi.data_prep.filters.cleaning import Cleaned, Cleaner
-from malmoi.data_prep.filters.decontamination import evaluation_runs
+from malmoi.data_prep.filters.decontamination import EvaluationRuns, evaluation_runs
 from malmoi.data_prep.filters.dedup import DIGEST_BYTES, PERMUTATIONS, signatures_of
 from malmoi.data_prep.readers.chunks import Chunk, bytes_of, documents_of, line_count
 from malmoi.data_prep.readers.errors import Cause, RecordError, count_error
@@ -90,19 +90,25 @@ def _encoder(folder: str, checksum: str) -> Encoder:
     return load_encoder(Path(folder))[0]
 
 
+@lru_cache(maxsize=1)
+def _evaluation_runs(files: tuple[str, ...], length: int, checksum: str) -> EvaluationRuns:
+    """Return the worker's own runs of evaluation data, read once.
+
+    Raises:
+        UserError: they are not those of the checksum, which were found when the build began.
+    """
+    runs = evaluation_runs(files, length)
+    if runs.checksum != checksum:
+        raise UserError(f"{', '.join(files)}: changed while the shards were built; build them again")
+    return runs
+
+
 def _without_contaminated(
     job: EncodeJob, texts: list[str], encoded: list[bytes], counts: Counter[Cleaned]
 ) -> tuple[list[str], list[bytes]]:
-    """Return what is kept of the documents, those that hold evaluation data counted.
-
-    Raises:
-        UserError: the evaluation data are not what they were when the build began.
-    """
+    """Return what is kept of the documents, those that hold evaluation data counted."""
     cleaning = job.corpus.cleaning
-    runs = evaluation_runs(cleaning.decontaminate, cleaning.decontaminate_run)
-    if runs.checksum != job.evaluation_runs:
-        names = ", ".join(cleaning.decontaminate)
-        raise UserError(f"{names}: evaluation data changed while the shards were built; build them again")
+    runs = _evaluation_runs(cleaning.decontaminate, cleaning.decontaminate_run, job.evaluation_runs)
     found = runs.found_in(texts)
     if cleaning.decontaminate_action == "report":
         counts["contaminated_kept"] += int(found.sum())

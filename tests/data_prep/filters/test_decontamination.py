@@ -43,7 +43,6 @@ def is_leak(document: str, evaluation: list[str]) -> bool:
 def runs_of(folder: Path, texts: list[str], name: str = "evaluation.jsonl") -> EvaluationRuns:
     file = folder / name
     file.write_text("".join(json.dumps({"q": text}) + "\n" for text in texts), encoding="utf-8")
-    evaluation_runs.cache_clear()
     return evaluation_runs((str(file),), LENGTH)
 
 
@@ -102,7 +101,6 @@ def test_every_text_of_a_record_counts_in_every_format(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text(f"label,document\n1,{leaks[2]}\n", encoding="utf-8")
     (tmp_path / "c.txt").write_text(f"7\t{leaks[3]}\n", encoding="utf-8")
     pq.write_table(pa.table({"premise": [leaks[4]], "label": [1], "hypothesis": [leaks[5]]}), tmp_path / "d.parquet")
-    evaluation_runs.cache_clear()
     runs = evaluation_runs((str(tmp_path),), LENGTH)
     assert runs.texts == 6
     assert runs.found_in([f"앞에 있는 글. {leak} 뒤에 있는 글." for leak in leaks]).all()
@@ -156,7 +154,6 @@ def test_planted_leaks_leave_the_shards_and_are_counted_with_what_was_checked(
     assert reported.train.counts.documents + reported.val.counts.documents == len(planted)
     # Another content under the same name is another corpus.
     (tmp_path / "test.jsonl").write_text(json.dumps({"q": leaks[0]}) + "\n", encoding="utf-8")
-    evaluation_runs.cache_clear()
     fewer = manifest_of("corpus.txt", **evaluation)
     assert fewer.cleaned == {"contaminated": 1}
     assert fewer.fingerprint != dropped.fingerprint
@@ -173,7 +170,6 @@ def test_evaluation_data_that_cannot_be_used_are_one_line(tokenizer: Path, corpu
         corpus = CorpusSettings(
             input=(str(corpus_file),), cleaning=CleaningSettings(decontaminate=(str(tmp_path / name),))
         )
-        evaluation_runs.cache_clear()
         with pytest.raises(UserError, match=message):
             prepare_shards(corpus, ShardSettings(workers=1), tokenizer, tmp_path / "shards")
 
