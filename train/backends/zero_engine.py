@@ -11,6 +11,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.config import ZERO_OPTIMIZATION
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -27,6 +28,25 @@ from malmoi.train.backends.state_dict import WEIGHT, require_declared_state, req
 from malmoi.train.distributed.async_copy import AsyncScalar
 from malmoi.train.optim import OPTIMIZERS
 from malmoi.train.optim.lr_schedule import set_learning_rate
+
+
+@contextmanager
+def _one_class_for_stages_1_and_2() -> Iterator[None]:
+    """Have stage 1 with fp32 gradients in bf16 use the class of every other precision and stage.
+
+    DeepSpeed takes its BF16_Optimizer there, which steps although a gradient is not finite and cannot be offloaded.
+    """
+    chosen = deepspeed.DeepSpeedEngine._do_optimizer_sanity_check
+
+    def always_zero(engine: Any, optimizer: torch.optim.Optimizer) -> Any:
+        chosen(engine, optimizer)
+        return ZERO_OPTIMIZATION
+
+    deepspeed.DeepSpeedEngine._do_optimizer_sanity_check = always_zero
+    try:
+        yield
+    finally:
+        deepspeed.DeepSpeedEngine._do_optimizer_sanity_check = chosen
 
 
 class ZeroBackend:
@@ -47,7 +67,8 @@ class ZeroBackend:
         accelerator.gradient_accumulation_steps = inputs.accumulation
         self._spec = registry_entry(OPTIMIZERS, "optim.name", inputs.optim.name)
         self._optimizer = self._spec.build(inputs.spec.param_groups(model), inputs.optim, env.device)
-        self._engine, _ = accelerator.prepare(model, self._optimizer)
+        with _one_class_for_stages_1_and_2():
+            self._engine, _ = accelerator.prepare(model, self._optimizer)
         # Otherwise transformers would partition every model that this process loads from now on.
         unset_hf_deepspeed_config()
         self._zero: Any = self._engine.optimizer
