@@ -61,6 +61,7 @@ BENCHMARKS = {
     "encode": Benchmark(),
     "learning": Benchmark(),
     "busy_machine": Benchmark(),
+    "muon_sharing": Benchmark(),
 }
 GPU = ("--device", "cuda", *BF16)
 SIDES = ("--only", "malmoi+compile", "trainer+compile", "plain+compile")

@@ -189,7 +189,7 @@ def waiting_seconds(job: Job, cluster: Cluster, backend: BackendName) -> float:
     halves = [shard_seconds(unit.parameters * HALF, cluster) for unit in units]
     if backend in ("zero1", "zero2"):
         pieces = buckets(units, job.bucket_bytes)
-        seconds = [shard_seconds(piece.parameters * HALF, cluster) for piece in pieces]
+        seconds = [shard_seconds(piece.parameters * FULL, cluster) for piece in pieces]
         times = 1 if backend == "zero1" else job.micro_batches
         # The new weights are gathered when the step is done, with nothing to compute beside it.
         return times * reduced_after_backward(job, seconds, pieces) + shard_seconds(job.parameters * HALF, cluster)
@@ -197,10 +197,9 @@ def waiting_seconds(job: Job, cluster: Cluster, backend: BackendName) -> float:
         gathered_too_late(job, units[::-1], halves[::-1], job.forward)
         + gathered_too_late(job, units, halves, job.backward)
     )
-    if backend == "zero3":
-        return gathering + job.micro_batches * reduced_after_backward(job, halves, units)
     full = [shard_seconds(unit.parameters * FULL, cluster) for unit in units]
-    return gathering + reduced_after_backward(job, full, units)
+    times = job.micro_batches if backend == "zero3" else 1
+    return gathering + times * reduced_after_backward(job, full, units)
 
 
 def sent_bytes(job: Job, ranks: int, backend: BackendName) -> float:
@@ -211,9 +210,9 @@ def sent_bytes(job: Job, ranks: int, backend: BackendName) -> float:
         once
         * {
             "ddp": 2 * FULL,
-            "zero1": 2 * HALF,
-            "zero2": micro_batches * HALF + HALF,
-            "zero3": micro_batches * 3 * HALF,
+            "zero1": FULL + HALF,
+            "zero2": micro_batches * FULL + HALF,
+            "zero3": micro_batches * (2 * HALF + FULL),
             "fsdp2": micro_batches * 2 * HALF + FULL,
         }[backend]
     )

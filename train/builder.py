@@ -19,6 +19,7 @@ from malmoi.train.backends.start import require_optimizer_fits
 from malmoi.train.checkpoint.format import checkpoint_names
 from malmoi.train.checkpoint.resume import no_data_changes
 from malmoi.train.distributed.dist_env import DistEnv
+from malmoi.train.distributed.rank_zero import read_by_rank_zero
 from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
 from malmoi.train.metrics.progress_bar import ProgressBar
 from malmoi.train.metrics.throughput import peak_flops
@@ -96,7 +97,8 @@ def build_trainer(
         patience=patience,
         # No rank holds a full model to draw samples from.
         sampler=None if backend_spec.shards_weights else trainee.sampler,
-        changes=changes,
+        # They decide whether a rank refuses to resume.
+        changes=read_by_rank_zero(env, lambda: changes),
     )
     blocks = trainee.spec.blocks(trainee.model)
     configure_compute(trainee.model, blocks, train, env.precision, trainee.document_mask)

@@ -29,6 +29,7 @@ from malmoi.train.checkpoint.train_state import TrainState
 from malmoi.train.data.prefetch import Prefetcher
 from malmoi.train.distributed.dist_env import DistEnv
 from malmoi.train.distributed.flight_recorder import HANG_FOLDER, report_hang
+from malmoi.train.distributed.rank_zero import read_by_rank_zero
 from malmoi.train.distributed.stop_consensus import StopConsensus, StopRequest
 from malmoi.train.distributed.watchdog import Watchdog
 from malmoi.train.metrics.log_file import METRICS_FILE, SAMPLES_FILE, changed_logs, cut_back, log_records
@@ -96,8 +97,7 @@ class Trainer:
         self.spikes.load_state(checkpoint.state.loss_spike)
         before = checkpoint.state.data_fingerprint
         self.state = replace(self.state, data_fingerprint=self.plan.data_fingerprint)
-        # Rank 0 may cut the file back at this moment: what is later than the checkpoint counts for nobody.
-        seen = read_metrics(self.plan.run).evaluations
+        seen = read_by_rank_zero(self.env, lambda: read_metrics(self.plan.run).evaluations)
         self.evaluations = [(record.step, record.loss) for record in seen if record.step <= self.state.step]
         self._forget_after(self.state.step)
         texts = [change.text for change in self.plan.changes]

@@ -88,11 +88,11 @@ PAIR = Cluster(2, 1, FREE, Link(100.0, 0.0), share=1.0)
     [
         # 4 s a bucket from the 5th second on, the last from the 10th.
         ("ddp", 4.0),
-        # 1 s a bucket, and 2 s for the weights of both.
-        ("zero1", 1.0 + 2.0),
-        ("zero2", 1.0 + 2.0),
+        # 2 s a bucket, and 2 s for the weights of both.
+        ("zero1", 2.0 + 2.0),
+        ("zero2", 2.0 + 2.0),
         # The first unit forwards and backwards, the last gradient.
-        ("zero3", 1.0 + 1.0 + 1.0),
+        ("zero3", 1.0 + 1.0 + 2.0),
         ("fsdp2", 1.0 + 1.0 + 2.0),
     ],
 )
@@ -102,7 +102,8 @@ def test_each_backend_waits_for_what_is_not_hidden(backend: BackendName, waits: 
 
 
 @pytest.mark.parametrize(
-    ("backend", "each_parameter"), [("ddp", 8), ("zero1", 4), ("zero2", 6 + 2), ("zero3", 18), ("fsdp2", 12 + 4)]
+    ("backend", "each_parameter"),
+    [("ddp", 8), ("zero1", 4 + 2), ("zero2", 12 + 2), ("zero3", 12 + 12), ("fsdp2", 12 + 4)],
 )
 def test_volumes_of_three_micro_batches(backend: BackendName, each_parameter: int) -> None:
     job = Job(TWO.units, 5.0, 10.0, micro_batches=3)

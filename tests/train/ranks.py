@@ -17,9 +17,14 @@ from tests.time_limits import seconds
 
 def on_two_ranks(function: Callable[[int, Path], None], folder: Path) -> None:
     """Run `function(rank, folder)`, a module's own, on both; raises what either raised, or that they hang."""
+    on_ranks(2, function, folder)
+
+
+def on_ranks(ranks: int, function: Callable[[int, Path], None], folder: Path) -> None:
+    """Run `function(rank, folder)`, a module's own, on all; raises what any raised, or that they hang."""
     # Forks of the server that `tests.launching` sets up, which has imported everything.
     context = torch.multiprocessing.start_processes(
-        _joined, (function, folder), nprocs=2, join=False, start_method="forkserver"
+        _joined, (ranks, function, folder), nprocs=ranks, join=False, start_method="forkserver"
     )
     limit = seconds(100)
     end = time.monotonic() + limit
@@ -27,7 +32,7 @@ def on_two_ranks(function: Callable[[int, Path], None], folder: Path) -> None:
         if time.monotonic() > end:
             for process in context.processes:
                 process.kill()
-            raise TimeoutError(f"two ranks in {function.__name__} for more than {limit:.0f} s")
+            raise TimeoutError(f"{ranks} ranks in {function.__name__} for more than {limit:.0f} s")
 
 
 def run_many(ranks: int, lists: Sequence[Sequence[str]], folder: Path) -> None:
@@ -47,16 +52,16 @@ def run_many(ranks: int, lists: Sequence[Sequence[str]], folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-20000:]
 
 
-def _joined(rank: int, function: Callable[[int, Path], None], folder: Path) -> None:
+def _joined(rank: int, ranks: int, function: Callable[[int, Path], None], folder: Path) -> None:
     torch.set_num_threads(1)
     # What Accelerate goes by.
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
+        "WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "0",
     }
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     function(rank, folder)
     distributed.destroy_process_group()

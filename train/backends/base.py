@@ -124,7 +124,7 @@ class BackendSpec:
     needs_process_group: bool = False
     """Whether one rank too needs a process group."""
     splits_matrices: bool = False
-    """Whether the optimizer steps flat pieces, which have no matrices."""
+    """Whether the optimizer steps flat pieces, which have parts of matrices."""
     can_offload: bool = False
     """Whether it can keep state in host memory."""
     uses_deepspeed: bool = False

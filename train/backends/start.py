@@ -60,10 +60,10 @@ def require_optimizer_fits(optim: OptimSettings, backend: BackendName) -> None:
     if backend == "auto":
         return
     splits_matrices = registry_entry(BACKENDS, "parallel.backend", backend).splits_matrices
-    if optimizer.needs_full_matrices and splits_matrices:
+    if optimizer.needs_full_matrices and optimizer.lay_out is None and splits_matrices:
         raise UserError(
-            f"optim.name {optim.name} needs full matrices, which {backend} splits into flat pieces; use adamw, or the "
-            "backend ddp or fsdp2"
+            f"optim.name {optim.name} needs full matrices, which {backend} splits into flat pieces; use adamw or muon, "
+            "or the backend ddp or fsdp2"
         )
 
 

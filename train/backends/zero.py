@@ -61,6 +61,10 @@ def zero_config(stage: int, inputs: AcceleratorInputs) -> dict[str, Any]:
         }
     elif inputs.precision == "bf16":
         config["bf16"] = {"enabled": True}
+    if inputs.precision != "fp32":
+        # By default both are the weights' type, and the sum of many micro-batches loses what each adds.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+        config["communication_data_type"] = "fp32"
     return config
 
 
@@ -113,18 +117,18 @@ def build_zero(inputs: BackendInputs) -> Backend:
 def zero_state_bytes(stage: int) -> Callable[[int, int, int, bool], int]:
     """Return a `BackendSpec.state_bytes`.
 
-    Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models" (2020), section 5: in
-    16 bits DeepSpeed keeps weights and gradients in 2 bytes each and an fp32 copy of the weights with the optimizer;
-    in 32 bits they are 4 and 4. Stage 1 shards the optimizer, 2 gradients too, 3 all.
+    Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models" (2020), section 5, with
+    gradients in fp32: in 16 bits weights take 2 bytes, in 32 bits 4; DeepSpeed steps an fp32 copy of them in both.
+    Stage 1 shards that copy and the optimizer's state, 2 gradients too, 3 all. In 16 bits stage 1 keeps its reduced
+    shard of the gradients beside the whole ones.
     """
 
     def state_bytes(parameters: int, optimizer_bytes: int, ranks: int, half: bool) -> int:
-        if stage == 3:
-            return -(-(8 * parameters + optimizer_bytes) // ranks)
-        low = 2 if half else 4
-        optimizer = optimizer_bytes + (4 * parameters if half else 0)
-        kept = low * parameters * (2 if stage == 1 else 1)
-        shared = optimizer + (0 if stage == 1 else low * parameters)
+        weights, gradients, masters = (2 if half else 4) * parameters, 4 * parameters, 4 * parameters
+        kept = (0 if stage == 3 else weights) + (gradients if stage == 1 else 0)
+        shared = optimizer_bytes + masters + (weights if stage == 3 else 0)
+        if stage > 1 or half:
+            shared += gradients
         return kept + -(-shared // ranks)
 
     return state_bytes

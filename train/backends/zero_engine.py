@@ -7,10 +7,12 @@ DeepSpeed keeps flat pieces; checkpoints go through its `safe_get_full_*` functi
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.config import ZERO_OPTIMIZATION
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -27,6 +29,26 @@ from malmoi.train.backends.state_dict import WEIGHT, require_declared_state, req
 from malmoi.train.distributed.async_copy import AsyncScalar
 from malmoi.train.optim import OPTIMIZERS
 from malmoi.train.optim.lr_schedule import set_learning_rate
+from malmoi.train.optim.spec import PieceRun
+
+
+@contextmanager
+def _one_class_for_stages_1_and_2() -> Iterator[None]:
+    """Have stage 1 with fp32 gradients in bf16 use the class of every other precision and stage.
+
+    DeepSpeed takes its BF16_Optimizer there, which steps although a gradient is not finite and cannot be offloaded.
+    """
+    chosen = deepspeed.DeepSpeedEngine._do_optimizer_sanity_check
+
+    def always_zero(engine: Any, optimizer: torch.optim.Optimizer) -> Any:
+        chosen(engine, optimizer)
+        return ZERO_OPTIMIZATION
+
+    deepspeed.DeepSpeedEngine._do_optimizer_sanity_check = always_zero
+    try:
+        yield
+    finally:
+        deepspeed.DeepSpeedEngine._do_optimizer_sanity_check = chosen
 
 
 class ZeroBackend:
@@ -47,10 +69,16 @@ class ZeroBackend:
         accelerator.gradient_accumulation_steps = inputs.accumulation
         self._spec = registry_entry(OPTIMIZERS, "optim.name", inputs.optim.name)
         self._optimizer = self._spec.build(inputs.spec.param_groups(model), inputs.optim, env.device)
-        self._engine, _ = accelerator.prepare(model, self._optimizer)
+        with _one_class_for_stages_1_and_2():
+            self._engine, _ = accelerator.prepare(model, self._optimizer)
         # Otherwise transformers would partition every model that this process loads from now on.
         unset_hf_deepspeed_config()
         self._zero: Any = self._engine.optimizer
+        runs = self._runs_by_piece()
+        self._piece_of = {parameter: piece for piece, held in runs.items() for parameter in held}
+        if self._spec.lay_out is not None:
+            pieces = {piece: list(held.values()) for piece, held in runs.items()}
+            self._spec.lay_out(self._optimizer, pieces, self._engine.device)
         self._scale: LossScaleState | None = None
         if self._zero.loss_scaler.dynamic:
             self._scale = LossScaleState()
@@ -89,33 +117,36 @@ class ZeroBackend:
     def state_tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._unwrapped.named_parameters():
             yield f"{WEIGHT}.{name}", safe_get_full_fp32_param(parameter)
-        stepped = next((state for state in self._flat_state().values() if state), None)
-        if stepped is None:
+        if not any(self._flat_state().values()):
             return
         require_declared_state(self._zero.optimizer, self._spec)
         self._link_state()
         for name, parameter in self._unwrapped.named_parameters():
-            for key in sorted(self._spec.scalar_keys & stepped.keys()):
-                yield f"{key}.{name}", stepped[key]
-            for key in sorted(self._spec.state_keys):
+            state = self._flat_state()[self._piece_of[parameter]]
+            for key in sorted(self._spec.scalar_keys & state.keys()):
+                yield f"{key}.{name}", state[key]
+            for key in sorted(self._spec.state_keys & state.keys()):
                 yield f"{key}.{name}", safe_get_full_optimizer_state(parameter, key)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         require_known_state(tensors, self._unwrapped, self._spec)
         self._set_weights(tensors)
-        first = next(name for name, _ in self._unwrapped.named_parameters())
+        self._flat_state().clear()
         if all(name.startswith(f"{WEIGHT}.") for name in tensors):
-            self._flat_state().clear()
             return
-        scalars = {key: tensors[f"{key}.{first}"] for key in self._spec.scalar_keys if f"{key}.{first}" in tensors}
-        for piece in self._flat_pieces():
+        for name, parameter in self._unwrapped.named_parameters():
+            piece = self._piece_of[parameter]
+            if piece in self._flat_state():
+                continue
+            # What it has of one parameter it has of all in a piece.
             self._flat_state()[piece] = {
-                **{key: scalar.to(piece.device, copy=True) for key, scalar in scalars.items()},
-                **{key: torch.zeros_like(piece) for key in self._spec.state_keys},
-            }
+                key: tensors[f"{key}.{name}"].to(piece.device, copy=True)
+                for key in self._spec.scalar_keys
+                if f"{key}.{name}" in tensors
+            } | {key: torch.zeros_like(piece) for key in self._spec.state_keys if f"{key}.{name}" in tensors}
         self._link_state()
         for name, parameter in self._unwrapped.named_parameters():
-            for key in sorted(self._spec.state_keys):
+            for key in sorted(self._spec.state_keys & self._flat_state()[self._piece_of[parameter]].keys()):
                 safe_set_full_optimizer_state(parameter, self._full_tensor(tensors, key, name, parameter), key)
 
     def loss_scale(self) -> LossScaleState | None:
@@ -142,11 +173,33 @@ class ZeroBackend:
             self._zero._hp_optimizer_states_linked = False
             self._zero._lazy_init_hp_params_optimizer_state()
 
-    def _flat_pieces(self) -> list[Tensor]:
-        pieces = (
-            self._zero.fp32_partitioned_groups_flat if self._stage == 3 else self._zero.single_partition_of_fp32_groups
-        )
-        return list(pieces)
+    def _runs_by_piece(self) -> dict[Tensor, dict[Tensor, PieceRun]]:
+        """Return which run of each parameter is where in the flat fp32 pieces that this rank steps."""
+        ranks, own = range(self._dp_size), torch.distributed.get_rank()
+        found: dict[Tensor, dict[Tensor, PieceRun]] = {}
+        if self._stage == 3:
+            # A piece has a part of each parameter, all of a length, one after the other.
+            for piece, parameters in zip(self._zero.fp32_partitioned_groups_flat, self._zero.fp16_groups, strict=True):
+                start = 0
+                for parameter in parameters:
+                    part, size = parameter.partition_numel(), parameter.ds_numel
+                    runs = tuple(max(0, min(part, size - rank * part)) for rank in ranks)
+                    found.setdefault(piece, {})[parameter] = PieceRun(parameter.ds_shape, start, runs)
+                    start += part
+            return found
+        # A group's parameters lie one after the other, cut into a piece for each rank.
+        for piece, parameters, offsets in zip(
+            self._zero.single_partition_of_fp32_groups,
+            self._zero.round_robin_bit16_groups,
+            self._zero.round_robin_bit16_offsets,
+            strict=True,
+        ):
+            for parameter, offset in zip(parameters, offsets, strict=True):
+                cuts = [min(max(rank * len(piece) - offset, 0), parameter.numel()) for rank in (*ranks, self._dp_size)]
+                runs = tuple(end - begin for begin, end in pairwise(cuts))
+                start = max(0, offset - own * len(piece))
+                found.setdefault(piece, {})[parameter] = PieceRun(parameter.shape, min(start, len(piece)), runs)
+        return found
 
     def _full_tensor(self, tensors: Mapping[str, Tensor], key: str, name: str, parameter: Tensor) -> Tensor:
         # Stage 3 leaves a parameter empty, and its shape in `ds_shape`.

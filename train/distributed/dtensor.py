@@ -9,6 +9,11 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local_tensor(tensor: Tensor) -> Tensor:
+    """The tensor that a rank holds, or, where it is sharded, the rank's shard, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def sharded_like(value: Tensor, like: Tensor) -> Tensor:
     """`value`, which every rank has in full, on the device of `like` and sharded as that is; it may share memory."""
     if not isinstance(like, DTensor):

@@ -1,9 +1,11 @@
-"""Work of rank 0 alone, for which the other ranks wait however long it takes."""
+"""What rank 0 alone does or reads: work for which the other ranks wait, and what it tells them of files."""
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from malmoi.errors import RunFailed
 from malmoi.train.distributed.dist_env import DistEnv
@@ -11,6 +13,17 @@ from malmoi.train.distributed.dist_env import DistEnv
 BEAT_SECONDS = 10.0
 """Between two signs of life: well below the timeout of a collective."""
 WORKING, DONE, FAILED = 0, 1, 2
+Read = TypeVar("Read")
+
+
+def read_by_rank_zero(env: DistEnv, read: Callable[[], Read]) -> Read:
+    """Return on every rank what `read` returns on rank 0; every rank must call this.
+
+    What decides about a collective is read so: on a network disk another rank may still see an older file, or none.
+    """
+    found = [read() if env.is_main else None]
+    broadcast_object_list(found, from_process=0)
+    return found[0]  # type: ignore[return-value]
 
 
 def while_others_wait(env: DistEnv, work: Callable[[Callable[[], None]], None]) -> None:

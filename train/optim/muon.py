@@ -4,7 +4,6 @@ torch's own Muon multiplies in bf16 everywhere, which a CPU without bf16 instruc
 fp32. This one equals torch's bit for bit in bf16, and multiplies in a precision that the device has.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,18 +13,16 @@ from torch import Tensor, distributed
 
 from malmoi.configs.optim import OptimSettings
 from malmoi.train.distributed.device import has_fast_bf16
-from malmoi.train.distributed.dtensor import full_tensor, sharded_like
-from malmoi.train.distributed.parallel_dims import process_group_dims
+from malmoi.train.distributed.dtensor import local_tensor
 from malmoi.train.optim.adamw import adamw
+from malmoi.train.optim.matrix_exchange import HeldMatrix, HoldingRanks, held_matrix, holding_ranks, worked_on
 from malmoi.train.optim.param_roles import ModelParameter
-from malmoi.train.optim.spec import OptimizerSpec
+from malmoi.train.optim.spec import FlatPieces, OptimizerSpec
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al., "Muon", 2024), whose slope at zero is the steepest."""
 ITERATIONS = 5
 SMALLEST_NORM = 1e-7
-MATRICES_IN_FLIGHT = 4
-"""Matrices a rank held while they are broadcast: few, for memory's sake, and enough that no rank waits for another."""
 MOMENTUM = 0.95
 EMBEDDING_LR_FACTOR = 3.0
 """Learning rate of the embeddings as a multiple of the matrices': what benchmarks/learning.py found best."""
@@ -58,98 +55,90 @@ class Muon(torch.optim.Optimizer):
     Scalable for LLM Training", 2025), so that AdamW's learning rates fit it too. A group's `num_matrices` says how many
     matrices lie side by side in each of its parameters; each of them is a matrix of its own, its sides too.
 
-    Where several ranks step the same matrices, each orthogonalizes its share of them and broadcasts it.
+    Where several ranks step the same matrices, or hold parts of them, each orthogonalizes its share of them.
     """
 
     def __init__(
         self, parameters: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, weight_decay: float, momentum: float
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "num_matrices": 1})
+        self._pieces: FlatPieces = {}
+        self._pieces_ranks: HoldingRanks | None = None
+
+    def lay_out(self, pieces: FlatPieces, device: torch.device) -> None:
+        """Step the matrices in flat pieces that all ranks hold together, exchanged on `device`."""
+        self._pieces = pieces
+        self._pieces_ranks = HoldingRanks(device, sharing=distributed.group.WORLD)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Step every parameter that has a gradient; a closure is not supported."""
         assert closure is None
-        dims = process_group_dims()
-        owners = matrix_owners(self._stepped(), dims.dp_size)
-        in_flight: deque[tuple[_Step, Tensor, distributed.Work | None]] = deque()
-        for step, owner in zip(self._steps(), owners, strict=True):
-            dtype = torch.bfloat16 if has_fast_bf16(step.parameter.device) else torch.float32
-            # A sharded matrix is gathered first: its rows are no matrix of their own.
-            update = full_tensor(step.update)
-            if owner == dims.dp_rank:
-                orthogonal = orthogonalized_side_by_side(update, step.parts, dtype).contiguous()
-            else:
-                orthogonal = torch.empty(update.shape, dtype=dtype, device=update.device)
-            sent = distributed.broadcast(orthogonal, owner, async_op=True) if dims.dp_size > 1 else None
-            in_flight.append((step, orthogonal, sent))
-            if len(in_flight) > MATRICES_IN_FLIGHT * dims.dp_size:
-                _apply(*in_flight.popleft())
-        while in_flight:
-            _apply(*in_flight.popleft())
+        stepped = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not stepped:
+            return
+        ranks = self._pieces_ranks or holding_ranks(stepped[0][0])
+        steps = [step for parameter, group in stepped for step in self._steps(parameter, group, ranks)]
+        dtype = torch.bfloat16 if has_fast_bf16(ranks.device) else torch.float32
+        runs = worked_on(
+            [step.matrix for step in steps],
+            ranks,
+            dtype,
+            lambda number: steps[number].update().to(dtype),
+            lambda number, matrix: orthogonalized_side_by_side(matrix, steps[number].matrix.parts, dtype),
+        )
+        for number, run in runs:
+            steps[number].apply(run)
 
-    def _stepped(self) -> list[tuple[int, int, int]]:
-        """For each parameter: matrices side by side, rows, and columns of each."""
-        return [
-            (group["num_matrices"], p.shape[0], p.shape[1] // group["num_matrices"])
-            for group in self.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
-
-    def _steps(self) -> Iterator["_Step"]:
-        """Yield the parameters with updated momentum."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-                buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(buffer, group["momentum"])
-                yield _Step(parameter, update, group["lr"], group["weight_decay"], group["num_matrices"])
+    def _steps(self, parameter: Tensor, group: dict[str, Any], ranks: HoldingRanks) -> Iterator["_Step"]:
+        """Update a parameter's momentum, and yield the steps of the matrices in it."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        weights, gradient, buffer = (
+            local_tensor(each).view(-1) for each in (parameter, parameter.grad, state["momentum_buffer"])
+        )
+        momentum, parts = group["momentum"], group["num_matrices"]
+        buffer.lerp_(gradient, 1 - momentum)
+        if parameter in self._pieces:
+            pieces = self._pieces[parameter]
+            held = [(HeldMatrix(run.shape[0], run.shape[1], parts, run.runs), run.start) for run in pieces]
+        else:
+            held = [(held_matrix(parameter, parts, ranks.num_shares), 0)]
+        for matrix, start in held:
+            end = start + matrix.runs[ranks.share]
+            yield _Step(
+                matrix,
+                weights[start:end],
+                gradient[start:end],
+                buffer[start:end],
+                momentum,
+                group["lr"],
+                group["weight_decay"],
+            )
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A parameter's step, before it is orthogonalized."""
+    """A matrix's step: this rank's run of it."""
 
-    parameter: Tensor
-    update: Tensor
+    matrix: HeldMatrix
+    weights: Tensor
+    gradient: Tensor
+    momentum_buffer: Tensor
+    momentum: float
     rate: float
     weight_decay: float
-    parts: int
 
+    def update(self) -> Tensor:
+        """What is orthogonalized, with Nesterov's momentum."""
+        return self.gradient.lerp(self.momentum_buffer, self.momentum)
 
-def _apply(step: _Step, orthogonal: Tensor, sent: distributed.Work | None) -> None:
-    if sent is not None:
-        sent.wait()
-    step.parameter.mul_(1 - step.rate * step.weight_decay)
-    rows, columns = step.parameter.shape
-    scale = 0.2 * max(rows, columns // step.parts) ** 0.5
-    step.parameter.add_(sharded_like(orthogonal, step.parameter), alpha=-step.rate * scale)
-
-
-def matrix_owners(shapes: Sequence[tuple[int, int, int]], ranks: int) -> list[int]:
-    """Return which rank orthogonalizes each of some parameters.
-
-    Args:
-        shapes: matrices side by side, rows, and columns of each.
-
-    The largest come first, each to the rank with the least work so far.
-    """
-    work, owners = [0] * ranks, [0] * len(shapes)
-
-    def cost(number: int) -> int:
-        parts, *sides = shapes[number]
-        short, long = sorted(sides)
-        return parts * (2 * short * short * long + short**3)
-
-    for number in sorted(range(len(shapes)), key=lambda number: (-cost(number), number)):
-        owners[number] = min(range(ranks), key=lambda rank: (work[rank], rank))
-        work[owners[number]] += cost(number)
-    return owners
+    def apply(self, orthogonal: Tensor) -> None:
+        self.weights.mul_(1 - self.rate * self.weight_decay)
+        scale = 0.2 * max(self.matrix.rows, self.matrix.columns // self.matrix.parts) ** 0.5
+        self.weights.add_(orthogonal.to(self.weights.device), alpha=-self.rate * scale)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -178,16 +167,31 @@ class MuonWithAdamW(torch.optim.Optimizer):
             }
         )
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
-        # One list of groups and one state: what Accelerate, the loss scaler and a checkpoint see is what steps.
-        self.muon.param_groups = self.param_groups[: len(self.muon.param_groups)]
-        self.adamw.param_groups = self.param_groups[len(self.muon.param_groups) :]
+        # One state: what Accelerate, the loss scaler and a checkpoint see is what steps.
         self.muon.state = self.adamw.state = self.state
+        self._share_groups()
+
+    def lay_out(self, pieces: FlatPieces, device: torch.device) -> None:
+        """Step flat pieces, as `Muon.lay_out` says."""
+        self.muon.lay_out(pieces, device)
+
+    def _share_groups(self) -> None:
+        self.muon.param_groups = [group for group in self.param_groups if "num_matrices" in group]
+        self.adamw.param_groups = [group for group in self.param_groups if "num_matrices" not in group]
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Step all parameters; a closure is not supported."""
         assert closure is None
+        # DeepSpeed has one group stepped at a time.
+        self._share_groups()
         self.muon.step()
         self.adamw.step()
+
+
+def lay_out(optimizer: torch.optim.Optimizer, pieces: FlatPieces, device: torch.device) -> None:
+    """Have a `MuonWithAdamW` step ZeRO's flat pieces."""
+    assert isinstance(optimizer, MuonWithAdamW)
+    optimizer.lay_out(pieces, device)
 
 
 SPEC = OptimizerSpec(
@@ -197,4 +201,5 @@ SPEC = OptimizerSpec(
     # AdamW's two moments, and one for matrices.
     state_bytes=lambda parameters, matrices: 8 * parameters - 4 * matrices,
     needs_full_matrices=True,
+    lay_out=lay_out,
 )
