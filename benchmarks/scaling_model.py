@@ -200,7 +200,7 @@ def waiting_seconds(job: Job, cluster: Cluster, backend: BackendName) -> float:
     if backend == "zero3":
         return gathering + job.micro_batches * reduced_after_backward(job, halves, units)
     full = [shard_seconds(unit.parameters * FULL, cluster) for unit in units]
-    return gathering + reduced_after_backward(job, full, units)
+    return gathering + job.micro_batches * reduced_after_backward(job, full, units)
 
 
 def sent_bytes(job: Job, ranks: int, backend: BackendName) -> float:
@@ -214,7 +214,7 @@ def sent_bytes(job: Job, ranks: int, backend: BackendName) -> float:
             "zero1": 2 * HALF,
             "zero2": micro_batches * HALF + HALF,
             "zero3": micro_batches * 3 * HALF,
-            "fsdp2": micro_batches * 2 * HALF + FULL,
+            "fsdp2": micro_batches * (2 * HALF + FULL),
         }[backend]
     )
 

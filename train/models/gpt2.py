@@ -14,6 +14,7 @@ from malmoi.errors import UserError, first_line
 from malmoi.train.models.attention import document_mask
 from malmoi.train.models.cross_entropy import OutputMatrix, chunk_positions
 from malmoi.train.models.spec import SpecialTokenIds, padded_vocabulary, sampling_config
+from malmoi.train.models.weight_files import StoredTensor, read_rows, stored_tensors
 from malmoi.train.optim import ModelParameter
 
 EMBEDDING, OUTPUT_MATRIX = "transformer.wte.weight", "lm_head.weight"
@@ -142,17 +143,18 @@ def gpt2_activation_bytes(
     """Estimate the bytes that a forward pass keeps for the backward pass on one device.
 
     Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models" (2022), section 4: in 16 bits
-    34 bytes a token, layer and channel, and 5 for each attention weight, which fused kernels do not keep. With
-    activation checkpointing a block's input alone, and one full block. Of the loss, the gradients of the output matrix
-    and of its input, and a chunk's logits: in their own precision, and on a CPU also in fp32 and as a gradient.
+    34 bytes a token, layer and channel, and 5 for each attention weight, which fused kernels do not keep; 4 more for
+    inputs of the two norms, which autocast keeps in fp32. With activation checkpointing a block's input alone, and one
+    full block. Of the loss, the gradients of the output matrix and of its input, and a chunk's logits: in their own
+    precision, and on a CPU also in fp32 and as a gradient.
     """
     scale = 1 if half else 2
     tokens = micro_batch_size * model.block_size
-    block = 34 * scale * tokens * model.n_embd
+    block = (38 if half else 68) * tokens * model.n_embd
     if train.attention == "eager":
         block += 5 * scale * tokens * model.block_size * model.n_head
     if train.activation_checkpointing:
-        blocks = model.n_layer * 2 * scale * tokens * model.n_embd + block
+        blocks = model.n_layer * 4 * tokens * model.n_embd + block
     else:
         blocks = model.n_layer * block
     chunk = min(tokens, chunk_positions(vocab_size, device_type)) * vocab_size
@@ -172,29 +174,42 @@ def gpt2_from_hf(
         UserError: weights are missing or broken.
     """
     try:
-        theirs, loading = GPT2LMHeadModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        theirs = GPT2Config.from_pretrained(folder, local_files_only=True)
+        stored = stored_tensors(folder)
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError and safetensors' own alike
         raise UserError(
             f"{folder}: cannot be loaded ({first_line(error)}); download or export the model again"
         ) from error
-    missing = sorted(set(loading["missing_keys"]) - {OUTPUT_MATRIX})
-    if missing:
-        raise UserError(f"{folder}: lacks the weights {missing[0]} and {len(missing) - 1} more; export the model again")
     config = gpt2_config(settings, padded_vocabulary(vocab_size), special)
     for name in KEPT_FROM_HF:
-        setattr(config, name, getattr(theirs.config, name))
+        setattr(config, name, getattr(theirs, name))
     torch.manual_seed(seed)
     model = TrainingGPT2(config)
-    weights = theirs.state_dict()
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            rows = min(
-                len(tensor), len(weights[name]), vocab_size if name in (EMBEDDING, OUTPUT_MATRIX) else len(tensor)
+    parameters = dict(model.named_parameters())
+    found = {name: _stored_as(name, stored) for name in parameters}
+    missing = sorted(name for name, tensor in found.items() if tensor is None)
+    if missing:
+        raise UserError(f"{folder}: lacks the weights {missing[0]} and {len(missing) - 1} more; export the model again")
+    full_rows = {EMBEDDING: theirs.vocab_size, EMBEDDINGS[1]: theirs.n_positions}
+    for name, tensor in found.items():
+        assert tensor is not None
+        shape = (full_rows.get(name, len(parameters[name])), *parameters[name].shape[1:])
+        if tensor.shape != shape:
+            raise UserError(
+                f"{folder}: cannot be loaded ({name} has the shape {list(tensor.shape)}, and by its configuration "
+                f"{list(shape)}); download or export the model again"
             )
-            tensor[:rows] = weights[name][:rows]
+        rows = min(len(parameters[name]), tensor.shape[0], vocab_size if name == EMBEDDING else tensor.shape[0])
+        with torch.no_grad():
+            read_rows(parameters[name], str(tensor.file), tensor.name, rows)
     return model
+
+
+def _stored_as(name: str, stored: Mapping[str, StoredTensor]) -> StoredTensor | None:
+    """Return the tensor of a model folder that is the parameter `name`: OpenAI's files name them without a prefix, and
+    the embedding may go by the name of the output matrix."""
+    names = [name, name.removeprefix("transformer.")] + ([OUTPUT_MATRIX] if name == EMBEDDING else [])
+    return next((stored[each] for each in names if each in stored), None)
 
 
 def gpt2_to_hf(
