@@ -198,8 +198,7 @@ def waiting_seconds(job: Job, cluster: Cluster, backend: BackendName) -> float:
         + gathered_too_late(job, units, halves, job.backward)
     )
     full = [shard_seconds(unit.parameters * FULL, cluster) for unit in units]
-    times = job.micro_batches if backend == "zero3" else 1
-    return gathering + times * reduced_after_backward(job, full, units)
+    return gathering + job.micro_batches * reduced_after_backward(job, full, units)
 
 
 def sent_bytes(job: Job, ranks: int, backend: BackendName) -> float:
@@ -213,7 +212,7 @@ def sent_bytes(job: Job, ranks: int, backend: BackendName) -> float:
             "zero1": FULL + HALF,
             "zero2": micro_batches * FULL + HALF,
             "zero3": micro_batches * (2 * HALF + FULL),
-            "fsdp2": micro_batches * 2 * HALF + FULL,
+            "fsdp2": micro_batches * (2 * HALF + FULL),
         }[backend]
     )
 

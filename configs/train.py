@@ -61,7 +61,10 @@ class ParallelSettings:
     """Replicated (single, ddp), DeepSpeed ZeRO stage 1 to 3 (zero1, zero2, zero3), or PyTorch FSDP2 (fsdp2). auto:
     what the launcher asks for, else single or ddp."""
     offload: bool = False
-    """With ZeRO, keep the optimizer state, and in stage 3 the weights, in host memory."""
+    """Keep the optimizer state, and under zero3 and fsdp2 the weights, in host memory."""
+    replicas: PositiveInt = 1
+    """Copies of the model under fsdp2 (HSDP): it is sharded over ranks / replicas. The number of nodes keeps the
+    gathering of weights within each."""
     watchdog_timeout: NonNegativeInt = 1800
     """Seconds without a step or an evaluation batch after which a rank dumps its stacks and exits; 0: never."""
 

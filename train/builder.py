@@ -1,8 +1,10 @@
 """Put a model, a task and the ranks together into a trainer: what pre-training, fine-tuning and dry runs share."""
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -11,26 +13,29 @@ from malmoi.configs.finetune import FinetuneSettings
 from malmoi.configs.model import ModelSettings
 from malmoi.configs.outputs import EvalSettings
 from malmoi.configs.run import RunSettings
-from malmoi.configs.train import BackendName
+from malmoi.configs.train import BackendName, ParallelSettings
 from malmoi.errors import RunFailed
 from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS, BackendInputs
-from malmoi.train.backends.start import require_optimizer_fits
+from malmoi.train.backends.start import replicated_dims, require_optimizer_fits, resolved_backend
 from malmoi.train.checkpoint.format import checkpoint_names
 from malmoi.train.checkpoint.resume import no_data_changes
 from malmoi.train.distributed.dist_env import DistEnv
+from malmoi.train.distributed.launch_env import read_launch_env
 from malmoi.train.distributed.rank_zero import read_by_rank_zero
 from malmoi.train.distributed.stop_consensus import StopRequest, stop_ends_setup
+from malmoi.train.memory import state_size
 from malmoi.train.metrics.progress_bar import ProgressBar
 from malmoi.train.metrics.throughput import peak_flops
 from malmoi.train.metrics.trackers import flat_config, log_event, start_trackers
 from malmoi.train.models import MODELS, ModelSpec
 from malmoi.train.models.compute import configure_compute
+from malmoi.train.models.deferred_init import DeferredInit
 from malmoi.train.optim import SCHEDULES
 from malmoi.train.run_dir import SettingChange, record_settings, settings_as_json
 from malmoi.train.tasks import TASKS, Task
 from malmoi.train.tasks.eval_samples import EvalSampler
-from malmoi.train.tasks.micro_batch import largest_micro_batch
+from malmoi.train.tasks.micro_batch import largest_computed_micro_batch, largest_micro_batch
 from malmoi.train.train_plan import TrainOutcome, TrainPlan
 from malmoi.train.trainer import Trainer
 
@@ -51,6 +56,25 @@ class Trainee:
     """Whether attention gets a mask."""
     sampler: EvalSampler | None = None
     data_changes: Callable[[str], str] = no_data_changes
+    deferred: DeferredInit | None = None
+    """What makes the weights of `model`; None: they are made."""
+
+
+def built_model(
+    parallel: ParallelSettings, build: Callable[[], PreTrainedModel]
+) -> tuple[PreTrainedModel, DeferredInit | None]:
+    """Return the model that `build` builds, without its weights where the backend makes its shard of them by itself.
+
+    Raises:
+        UserError: setting and launcher ask for backends that do not fit each other or the ranks.
+    """
+    backend = resolved_backend(parallel.backend, read_launch_env())
+    if not registry_entry(BACKENDS, "parallel.backend", backend).defers_init:
+        return build(), None
+    deferred = DeferredInit()
+    with deferred:
+        model = build()
+    return model, deferred
 
 
 def build_trainer(
@@ -103,17 +127,23 @@ def build_trainer(
     blocks = trainee.spec.blocks(trainee.model)
     configure_compute(trainee.model, blocks, train, env.precision, trainee.document_mask)
     backend = backend_spec.build(
-        BackendInputs(env, trainee.model, trainee.spec, settings.optim, micro_batch_size, accumulation)
+        BackendInputs(
+            env, trainee.model, trainee.spec, settings.optim, micro_batch_size, accumulation, trainee.deferred
+        )
     )
     return Trainer(plan, backend, env, ProgressBar(shown=env.is_main))
 
 
 def check_names(settings: RunSettings, backend: BackendName) -> None:
-    """Check that the registries have what the settings name, and that optimizer and backend fit.
+    """Check that the registries have what the settings name, and that optimizer, backend and ranks fit.
 
     Raises:
-        UserError: a name is unknown, or the optimizer cannot step what the backend gives it.
+        UserError: a name is unknown, the optimizer cannot step what the backend gives it, or the ranks do not make up
+            the copies of the model that are asked for.
     """
+    if settings.parallel.replicas > 1:
+        launch = read_launch_env()
+        replicated_dims(settings.parallel, resolved_backend(backend, launch), launch)
     registry_entry(MODELS, "model.architecture", settings.model.architecture)
     registry_entry(SCHEDULES, "schedule.name", settings.schedule.name)
     registry_entry(TASKS, "objective", settings.objective)
@@ -152,8 +182,19 @@ def _micro_batch_size(settings: RunSettings | FinetuneSettings, trainee: Trainee
     train = settings.train
     if isinstance(train.micro_batch_size, int):
         return train.micro_batch_size
+    samples_a_rank = env.dims.accumulation_steps(train.global_batch_size, 1)
+    if trainee.deferred is not None:
+        return largest_computed_micro_batch(partial(_needed_bytes, settings, trainee, env), samples_a_rank, env)
     # Blocks that are not compiled take no less memory, and each size that is tried would be compiled.
     blocks = trainee.spec.blocks(trainee.model)
     configure_compute(trainee.model, blocks, replace(train, compile=False), env.precision, trainee.document_mask)
-    samples_a_rank = env.dims.accumulation_steps(train.global_batch_size, 1)
     return largest_micro_batch(trainee.model.to(env.device), trainee.task, samples_a_rank, env)
+
+
+def _needed_bytes(settings: RunSettings | FinetuneSettings, trainee: Trainee, env: DistEnv, samples: int) -> int:
+    """Return the estimated memory of a rank that trains micro-batches of so many samples."""
+    spec, shape, vocab_size = trainee.spec, trainee.shape, trainee.vocab_size
+    sequences = math.ceil(samples * trainee.task.sample_tokens / shape.block_size)
+    state = state_size(spec, shape, vocab_size, settings.optim.name)
+    activations = spec.activation_bytes(shape, vocab_size, settings.train, sequences, env.is_half, env.device.type)
+    return state.peak_bytes(env.backend, env.dims.shard_size, env.is_half) + activations

@@ -31,6 +31,7 @@ from malmoi.train.checkpoint.storage import open_storage
 from malmoi.train.data.dataset import open_dataset
 from malmoi.train.data.sample_order import planned_steps
 from malmoi.train.distributed.dist_env import DistEnv
+from malmoi.train.distributed.parallel_dims import ParallelDims
 from malmoi.train.finetune import build_finetuning, check_finetuning
 from malmoi.train.memory import StateSize, state_size
 from malmoi.train.metrics.throughput import peak_memory_mib
@@ -187,7 +188,7 @@ def _activation_bytes(trainee: Trainee, plan: TrainPlan, env: DistEnv) -> int:
 def _print_size(console: Console, trainee: Trainee, plan: TrainPlan, env: DistEnv, activations: int) -> None:
     """Print memory and disk, which are computed."""
     size = state_size(trainee.spec, trainee.shape, trainee.vocab_size, plan.optim.name)
-    console.print(memory_table(size, activations, env.dims.dp_size, env.is_half))
+    console.print(memory_table(size, activations, env.dims, env.is_half))
     console.print(disk_line(size, 4 * plan.parameters, plan.checkpoint, plan.run))
 
 
@@ -205,28 +206,33 @@ def _print_memory_seen(console: Console, env: DistEnv) -> None:
     )
 
 
-def memory_table(size: StateSize, activations: int, ranks: int, half: bool) -> Table:
+def memory_table(size: StateSize, activations: int, dims: ParallelDims, half: bool) -> Table:
     """Return the estimated memory of a device for each backend, in GiB, by the number of devices.
 
     Args:
         activations: bytes of them on a device.
-        ranks: of the run at hand.
+        dims: of the run at hand.
         half: whether it computes in 16 bits.
     """
-    columns = sorted({*RANKS, ranks})
+    columns = sorted({*RANKS, dims.dp_size})
+    copies = {name: dims.replicas if spec.can_replicate else 1 for name, spec in BACKENDS.items()}
     table = Table(title=f"GiB a device, {activations / 2**30:.2f} of them activations", title_justify="left")
     table.add_column("devices")
     for count in columns:
         table.add_column(str(count), justify="right")
     for backend in BACKENDS:
         shown = [
-            f"{(size.bytes_a_device(backend, count, half) + activations) / 2**30:.2f}"
-            if backend != "single" or count == 1
+            _gib(size.peak_bytes(backend, count // copies[backend], half) + activations)
+            if (backend != "single" or count == 1) and count % copies[backend] == 0
             else ""
             for count in columns
         ]
-        table.add_row(backend, *shown)
+        table.add_row(backend if copies[backend] == 1 else f"{backend}, {copies[backend]} replicas", *shown)
     return table
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"
 
 
 def disk_line(size: StateSize, model_bytes: int, settings: CheckpointSettings, folder: Path) -> str:

@@ -29,7 +29,7 @@ from malmoi.ranks import counted_ranks, is_main_rank
 from malmoi.registry import registry_entry
 from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
-from malmoi.train.builder import Trainee, build_trainer, run_trainer
+from malmoi.train.builder import Trainee, build_trainer, built_model, run_trainer
 from malmoi.train.checkpoint.storage import open_storage
 from malmoi.train.data.labeled import Examples, ExampleTokenizer, classes_of, encoded, example_tokenizer
 from malmoi.train.data.labeled_rows import Row, read_rows, require_rows
@@ -177,12 +177,13 @@ def build_finetuning(settings: FinetuneSettings, folder: Path, console: Console)
     files = read_files(settings, tokenizer, console)
     planned = with_planned_steps(settings, len(files.train))
     max_steps = planned_steps(planned.train, len(files.train))
-    model = _classifier_model(planned, spec, classifier, shape, tokenizer, len(files.classes))
+    build = partial(_classifier_model, planned, spec, classifier, shape, tokenizer, len(files.classes))
+    model, deferred = built_model(planned.parallel, build)
     env = start_ranks(planned.train, planned.optim, planned.parallel)
     validation = None if files.validation is None else files.validation.examples
     task = LabeledTask(planned.task, files.train, validation, tokenizer.size, planned.train.seed)
     fingerprint = files.train.fingerprint()
-    trainee = Trainee(spec, model, shape, tokenizer.size, task, fingerprint, max_steps)
+    trainee = Trainee(spec, model, shape, tokenizer.size, task, fingerprint, max_steps, deferred=deferred)
     # An evaluation reads the whole file, and draws no sample.
     evaluation = EvalSettings(every=planned.eval.every, sample_tokens=0)
     trainer = build_trainer(planned, trainee, env, evaluation, planned.eval.patience, changes)

@@ -89,7 +89,11 @@ def check_run(settings: RunSettings) -> None:
         (settings.schedule.name, ScheduleName),
         (settings.objective, TaskName),
     )
-    if backend not in ("auto", "single", "ddp") or not all(_is_built_in(name, kind) for name, kind in names):
+    if (
+        settings.parallel.replicas > 1
+        or backend not in ("auto", "single", "ddp")
+        or not all(_is_built_in(name, kind) for name, kind in names)
+    ):
         with fast_imports():
             from malmoi.train.builder import check_names
 

@@ -22,7 +22,7 @@ from malmoi.registry import registry_entry
 from malmoi.thread_waiting import counted_threads
 from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import start_ranks
-from malmoi.train.builder import Trainee, build_trainer, run_trainer
+from malmoi.train.builder import Trainee, build_trainer, built_model, run_trainer
 from malmoi.train.data.dataset import data_changes, data_fingerprint, open_dataset
 from malmoi.train.data.document_mask import DocumentTokens, check_document_tokens
 from malmoi.train.data.sample_order import planned_steps
@@ -103,7 +103,7 @@ def build_pretraining(settings: RunSettings, prepared: PreparedRun) -> Pretraini
     )
     for source in dataset.sources:
         check_document_tokens(source.stream, special.bos, special.eos)
-    model = initial_model(settings, spec, vocab_size, special)
+    model, deferred = built_model(settings.parallel, partial(initial_model, settings, spec, vocab_size, special))
     sample = one_sample_settings(settings.generate, settings.eval.sample_tokens, tokenizer, settings.model.block_size)
     sampler = None if sample is None else EvalSampler(spec, tokenizer, model.config, vocab_size, special, sample)
     env = start_ranks(settings.train, settings.optim, settings.parallel)
@@ -123,6 +123,7 @@ def build_pretraining(settings: RunSettings, prepared: PreparedRun) -> Pretraini
         max_steps=max_steps,
         document_mask=settings.data.document_mask,
         sampler=sampler,
+        deferred=deferred,
     )
     trainer = build_trainer(settings, trainee, env, settings.eval, changes=changes)
     return Pretraining(trainer, trainee, special, dataset.samples_per_epoch, dataset.tokens)
@@ -181,7 +182,7 @@ def _summary(settings: RunSettings, run: Pretraining) -> Iterator[str]:
     plan, env, trainee, train = run.trainer.plan, run.env, run.trainee, settings.train
     ranks, device = env.dims.dp_size, env.device.type
     size = state_size(trainee.spec, trainee.shape, trainee.vocab_size, settings.optim.name)
-    memory = size.bytes_a_device(env.backend, ranks, env.is_half) + trainee.spec.activation_bytes(
+    memory = size.peak_bytes(env.backend, env.dims.shard_size, env.is_half) + trainee.spec.activation_bytes(
         trainee.shape, trainee.vocab_size, train, plan.micro_batch_size, env.is_half, device
     )
     threads = f", {counted_threads(torch.get_num_threads())}" if device == "cpu" else ""

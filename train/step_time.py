@@ -11,6 +11,8 @@ import torch
 from malmoi.configs.model import ModelSettings
 from malmoi.configs.run import RunSettings
 from malmoi.ranks import launched_ranks
+from malmoi.registry import registry_entry
+from malmoi.train.backends import BACKENDS
 from malmoi.train.backends.start import resolved_backend
 from malmoi.train.distributed.dist_env import resolved_precision
 from malmoi.train.distributed.launch_env import read_launch_env
@@ -58,15 +60,19 @@ def timed_settings(settings: RunSettings, spec: ModelSpec, vocab_size: int) -> R
     def pass_seconds(shape: ModelSettings, samples: int) -> float:
         return spec.flops_per_token(shape, vocab_size) * samples * shape.block_size / flops_a_second
 
+    ranks_of_a_copy = launch.num_ranks // settings.parallel.replicas
+
     def needed_bytes(shape: ModelSettings, samples: int) -> int:
         state = state_size(spec, shape, vocab_size, settings.optim.name)
         activations = spec.activation_bytes(shape, vocab_size, settings.train, samples, False, device.type)
-        return state.bytes_a_device(backend, launch.num_ranks, False) + activations
+        return state.peak_bytes(backend, ranks_of_a_copy, False) + activations
 
     shape, samples = settings.model, _micro_batch_size(settings)
     step_seconds = pass_seconds(shape, settings.train.global_batch_size) / launch.num_ranks
-    # In every backend a rank's host holds all weights in fp32 for a moment.
+    # A rank's host holds all weights in fp32 for a moment, or its shard of them.
     host_bytes = 4 * spec.num_params(shape, vocab_size)
+    if registry_entry(BACKENDS, "parallel.backend", backend).defers_init:
+        host_bytes //= ranks_of_a_copy
     if (
         STEPS * step_seconds <= STEPS_SECONDS
         and needed_bytes(shape, samples) <= free

@@ -94,6 +94,12 @@ def test_every_backend_gives_the_curve_of_a_single_process(
     assert max(abs(one - other) for one, other in zip(sharded, fp32, strict=True)) < 1e-3  # TF32
 
 
+def test_state_in_host_memory_gives_the_same_curve(config: Path, fp32: list[float], tmp_path: Path) -> None:
+    settings = {"parallel__backend": "fsdp2", "parallel__offload": True}
+    offloaded = losses(config, tmp_path / "run", **settings)
+    assert max(abs(one - other) for one, other in zip(offloaded, fp32, strict=True)) < 1e-3  # TF32
+
+
 def test_what_is_compiled_gives_the_same_curve(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without TF32, which rounds to 11 bits what compiled and plain kernels hand to a product with other last bits:
     with it, they were seen 1.6e-3 apart."""

@@ -73,6 +73,17 @@ def test_muon_keeps_one_moment_for_the_matrices_of_the_blocks() -> None:
     assert state_size(GPT2, MODEL, VOCABULARY, "muon").optimizer_bytes == 8 * PARAMETERS - 4 * matrices
 
 
+def test_while_it_computes_a_device_holds_blocks_of_fsdp2_and_autocasts_copies_besides() -> None:
+    """Of fsdp2: all outside the blocks, two blocks and a gradient in 16 bits, and the gradient in fp32."""
+    block, others = 12 * 768**2 + 13 * 768, (50_304 + 1024 + 2) * 768
+    assert others + 12 * block == PARAMETERS
+    assert SIZE.gathered_bytes("ddp", half=True) == 2 * PARAMETERS + 2 * block
+    assert SIZE.gathered_bytes("ddp", half=False) == 2 * block
+    assert SIZE.gathered_bytes("fsdp2", half=True) == 2 * others + 10 * block
+    assert SIZE.gathered_bytes("fsdp2", half=False) == 4 * others + 16 * block
+    assert SIZE.peak_bytes("fsdp2", 8, half=True) == 2 * PARAMETERS + 2 * others + 10 * block
+
+
 def test_a_checkpoint_holds_weights_and_moments_in_fp32() -> None:
     assert SIZE.checkpoint_bytes == 12 * PARAMETERS
     assert SIZE.parameters == PARAMETERS

@@ -16,6 +16,7 @@ from malmoi.train.distributed.async_copy import AsyncScalar
 from malmoi.train.distributed.dist_env import DistEnv
 from malmoi.train.distributed.process_groups import DeviceType
 from malmoi.train.models import ModelSpec
+from malmoi.train.models.deferred_init import DeferredInit
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class BackendInputs:
     optim: OptimSettings
     micro_batch_size: int
     accumulation: int
+    deferred: DeferredInit | None = None
+    """What makes the weights of `model`; None: they are made."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,9 @@ class BackendSpec:
     state_bytes: Callable[[int, int, int, bool], int]
     """Bytes of weights, gradients and optimizer on one device, for (parameters, bytes of the optimizer's state, ranks,
     whether it computes in 16 bits)."""
+    gathered_bytes: Callable[[int, int, int, bool], int] = lambda block, others, parameters, half: 0
+    """Bytes that a device holds besides while it computes, for (parameters of a block, those outside the blocks, all
+    of them, whether it computes in 16 bits)."""
     new_accelerator: Callable[[AcceleratorInputs], Accelerator] | None = None
     """None: Accelerate's own choice of DDP or one process."""
     needs_process_group: bool = False
@@ -127,4 +133,8 @@ class BackendSpec:
     """Whether the optimizer steps flat pieces, which have parts of matrices."""
     can_offload: bool = False
     """Whether it can keep state in host memory."""
+    can_replicate: bool = False
+    """Whether it can shard the model within groups of ranks, and keep a copy a group."""
+    defers_init: bool = False
+    """Whether it takes a model whose weights are not made yet, and makes its shard of them."""
     uses_deepspeed: bool = False

@@ -33,4 +33,7 @@ SPEC = BackendSpec(
     shards_weights=False,
     # fp32 weights and gradients.
     state_bytes=lambda parameters, optimizer_bytes, ranks, half: 8 * parameters + optimizer_bytes,
+    # A gradient before it is added, of up to a third of a block, in 16 bits and in fp32; and autocast's 16-bit copies
+    # of the weights, which live until the backward pass has ended.
+    gathered_bytes=lambda block, others, parameters, half: 2 * block + (2 * parameters if half else 0),
 )

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from malmoi.train.backends.base import BackendInputs, BackendSpec
 from malmoi.train.backends.torch_backend import TorchBackend
-from malmoi.train.distributed.dist_env import HALF_DTYPES
+from malmoi.train.distributed.dist_env import HALF_DTYPES, DistEnv
 
 
 class FullyShardedBackend(TorchBackend):
@@ -22,14 +22,20 @@ class FullyShardedBackend(TorchBackend):
 
     def __init__(self, inputs: BackendInputs) -> None:
         env = inputs.env
-        mesh = init_device_mesh(env.device.type, (env.dims.dp_size,))
-        policy = MixedPrecisionPolicy(param_dtype=HALF_DTYPES.get(env.precision), reduce_dtype=torch.float32)
+        options: dict[str, Any] = {
+            "mesh": device_mesh(env),
+            "mp_policy": MixedPrecisionPolicy(param_dtype=HALF_DTYPES.get(env.precision), reduce_dtype=torch.float32),
+            # On a CPU everything is in the host's memory already.
+            "offload_policy": CPUOffloadPolicy() if env.offload and env.device.type != "cpu" else OffloadPolicy(),
+        }
         # fully_shard changes the module's class in place.
-        self._sharded: Any = inputs.model.to(env.device)
+        self._sharded: Any = inputs.model
         self.model: nn.Module = self._sharded
-        for block in inputs.spec.blocks(self._sharded):
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(self._sharded, mesh=mesh, mp_policy=policy)
+        for module in (*inputs.spec.blocks(self._sharded), self._sharded):
+            # Made, moved and cut one after another, so that no rank ever holds the full model.
+            if inputs.deferred is not None:
+                inputs.deferred.make(module)
+            fully_shard(module, **options)
         # Only now are the parameters those that the optimizer must know.
         super().__init__(inputs, self._sharded)
 
@@ -38,7 +44,9 @@ class FullyShardedBackend(TorchBackend):
 
     @contextmanager
     def micro_batch(self, is_last: bool) -> Iterator[None]:
-        self._sharded.set_requires_gradient_sync(is_last)
+        # Reduced to shards after each micro-batch: until the last one, full gradients would take the memory that
+        # sharding has saved. Between replicas they are reduced once a step.
+        self._sharded.set_requires_all_reduce(is_last)
         yield
 
     def state_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -55,10 +63,24 @@ class FullyShardedBackend(TorchBackend):
         self._sharded.reshard()
 
 
+def device_mesh(env: DistEnv) -> DeviceMesh:
+    """Return the ranks as FSDP2 wants them: in one dimension, or, with replicas, rows of ranks that share a model."""
+    dims = env.dims
+    if dims.replicas == 1:
+        return init_device_mesh(env.device.type, (dims.dp_size,))
+    return init_device_mesh(env.device.type, (dims.replicas, dims.shard_size), mesh_dim_names=("replicate", "shard"))
+
+
 SPEC = BackendSpec(
     build=FullyShardedBackend,
     shards_weights=True,
     # fp32 weights and gradients, all sharded.
     state_bytes=lambda parameters, optimizer_bytes, ranks, half: -(-(8 * parameters + optimizer_bytes) // ranks),
+    # What is outside the blocks stays gathered; of the blocks there are the one at hand, the next one, the gradient,
+    # and its fp32 copy that is reduced.
+    gathered_bytes=lambda block, others, parameters, half: (2 if half else 4) * (others + 3 * block) + 4 * block,
     needs_process_group=True,
+    can_offload=True,
+    can_replicate=True,
+    defers_init=True,
 )

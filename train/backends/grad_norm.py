@@ -30,7 +30,9 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     for (mesh, placements), squares in shards.items():
         # A sum over a shard is a part of the sum; over a copy it is the sum.
         of_parts = [Partial() if placement.is_shard() else placement for placement in placements]
-        whole.append(DTensor.from_local(torch.stack(squares).sum(), mesh, of_parts, run_check=False).full_tensor())
+        # Ranks reach each other from their devices only, and gradients may be kept in the host's memory.
+        own = torch.stack(squares).sum().to(mesh.device_type)
+        whole.append(DTensor.from_local(own, mesh, of_parts, run_check=False).full_tensor().cpu())
     return torch.stack(whole).sum().sqrt().float() if whole else torch.zeros(())
 
 

@@ -17,6 +17,7 @@ from malmoi.train.distributed.dist_env import DistEnv, resolved_precision
 from malmoi.train.distributed.flight_recorder import record_collectives
 from malmoi.train.distributed.launch_env import LaunchEnv, read_launch_env
 from malmoi.train.distributed.malloc import keep_freed_memory
+from malmoi.train.distributed.parallel_dims import ParallelDims
 from malmoi.train.distributed.process_groups import (
     DeviceType,
     collective_timeout,
@@ -67,6 +68,21 @@ def require_optimizer_fits(optim: OptimSettings, backend: BackendName) -> None:
         )
 
 
+def replicated_dims(parallel: ParallelSettings, backend: BackendName, launch: LaunchEnv) -> ParallelDims:
+    """Return the ranks' dimensions, with the copies of the model that the settings ask for.
+
+    Raises:
+        UserError: the backend keeps no copies of shards, or the copies do not divide the ranks.
+    """
+    able = [name for name, entry in BACKENDS.items() if entry.can_replicate]
+    if parallel.replicas > 1 and backend != "auto" and backend not in able:
+        raise UserError(
+            f"parallel.replicas {parallel.replicas}: the backend {backend} does not shard within groups of ranks; "
+            f"choose parallel.backend {', '.join(able)}, or leave replicas at 1"
+        )
+    return launch.dims.with_replicas(parallel.replicas)
+
+
 def start_ranks(train: TrainSettings, optim: OptimSettings, parallel: ParallelSettings) -> DistEnv:
     """Join the ranks of this run.
 
@@ -78,6 +94,7 @@ def start_ranks(train: TrainSettings, optim: OptimSettings, parallel: ParallelSe
     name = resolved_backend(parallel.backend, launch)
     spec = registry_entry(BACKENDS, "parallel.backend", name)
     require_optimizer_fits(optim, name)
+    dims = replicated_dims(parallel, name, launch)
     device_type = _prepare_device()
     requested = launch.precision if train.precision == "auto" and launch.precision else train.precision
     inputs = AcceleratorInputs(
@@ -106,7 +123,7 @@ def start_ranks(train: TrainSettings, optim: OptimSettings, parallel: ParallelSe
                 "what it says itself, and start all again"
             ) from error
     require_requested_ranks(accelerator, launch, spec)
-    return DistEnv(accelerator, name, inputs.precision, launch, launch.dims, lent)
+    return DistEnv(accelerator, name, inputs.precision, launch, dims, inputs.offload, lent)
 
 
 def _prepare_device() -> DeviceType:

@@ -25,6 +25,8 @@ class DistEnv:
     """Never `auto`."""
     launch: LaunchEnv
     dims: ParallelDims
+    offload: bool = False
+    """Whether the backend keeps state in host memory."""
     lent_variables: tuple[str, ...] = ()
     """Environment variables set for a process group of one rank, to be removed with it."""
 

@@ -6,7 +6,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """The tensor that a rank holds, or, where it is sharded, the one that all ranks hold together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    # Ranks reach each other from their devices only, and a shard may be kept in the host's memory.
+    on_mesh = tensor.to(tensor.device_mesh.device_type)
+    assert isinstance(on_mesh, DTensor)
+    return on_mesh.full_tensor()
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
@@ -19,4 +24,5 @@ def sharded_like(value: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return value.to(like.device)
     # Every rank has the full tensor, so none needs to send it.
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    on_mesh = value.to(like.device_mesh.device_type)
+    return distribute_tensor(on_mesh, like.device_mesh, like.placements, src_data_rank=None).to(like.device)

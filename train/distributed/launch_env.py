@@ -118,7 +118,8 @@ def read_launch_env(environment: Mapping[str, str] = os.environ) -> LaunchEnv:
         precision=file.precision or _precision(environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()),
         accumulation=accumulation if file.accumulation is None else file.accumulation,
         max_grad_norm=max_grad_norm if file.max_grad_norm is None else file.max_grad_norm,
-        offload=_offload(
+        offload=(backend == "fsdp2" and is_on("FSDP_OFFLOAD_PARAMS"))
+        or _offload(
             file.optimizer_device or environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none"),
             file.parameter_device or environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none"),
         ),

@@ -1,6 +1,6 @@
-"""Data-parallel rank and size: the one place that says which samples a rank computes."""
+"""Data-parallel rank and size: the one place that says which samples a rank computes, and which ranks share a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from malmoi.errors import UserError
 from malmoi.ranks import counted_ranks
@@ -12,6 +12,26 @@ class ParallelDims:
 
     dp_rank: int
     dp_size: int
+    replicas: int = 1
+    """Copies of the model, each sharded over `shard_size` ranks with consecutive numbers."""
+
+    @property
+    def shard_size(self) -> int:
+        """Ranks over which a copy of the model is sharded, where the backend shards."""
+        return self.dp_size // self.replicas
+
+    def with_replicas(self, replicas: int) -> "ParallelDims":
+        """Return the same ranks with so many copies of the model.
+
+        Raises:
+            UserError: they do not divide the ranks.
+        """
+        if self.dp_size % replicas:
+            raise UserError(
+                f"parallel.replicas {replicas} does not divide {counted_ranks(self.dp_size)}; set it to the number of "
+                "nodes, or leave it at 1"
+            )
+        return replace(self, replicas=replicas)
 
     def micro_batch_index(self, accumulation_step: int) -> int:
         """Which of a global batch's micro-batches this rank computes: number m goes to rank m mod `dp_size`, so that

@@ -10,10 +10,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from malmoi.configs.model import ModelSettings, check_has_no_rotary_settings, check_heads
 from malmoi.configs.train import TrainSettings
-from malmoi.errors import UserError, first_line
 from malmoi.train.models.attention import document_mask
 from malmoi.train.models.cross_entropy import OutputMatrix, loss_bytes
 from malmoi.train.models.spec import SpecialTokenIds, padded_vocabulary, sampling_config
+from malmoi.train.models.weight_files import Table, load_parameters, stored_config
 from malmoi.train.optim import ModelParameter
 
 EMBEDDING, OUTPUT_MATRIX = "transformer.wte.weight", "lm_head.weight"
@@ -143,16 +143,17 @@ def gpt2_activation_bytes(
     """Estimate the bytes that a forward pass keeps for the backward pass on one device.
 
     Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models" (2022), section 4: in 16 bits
-    34 bytes a token, layer and channel, and 5 for each attention weight, which fused kernels do not keep. With
-    activation checkpointing a block's input alone, and one full block.
+    34 bytes a token, layer and channel, and 5 for each attention weight, which fused kernels do not keep; 4 more for
+    inputs of the two norms, which autocast keeps in fp32. With activation checkpointing a block's input alone, and one
+    full block.
     """
     scale = 1 if half else 2
     tokens = micro_batch_size * model.block_size
-    block = 34 * scale * tokens * model.n_embd
+    block = (38 if half else 68) * tokens * model.n_embd
     if train.attention == "eager":
         block += 5 * scale * tokens * model.block_size * model.n_head
     if train.activation_checkpointing:
-        blocks = model.n_layer * 2 * scale * tokens * model.n_embd + block
+        blocks = model.n_layer * 4 * tokens * model.n_embd + block
     else:
         blocks = model.n_layer * block
     return blocks + loss_bytes(tokens, model.n_embd, vocab_size, half, device_type)
@@ -168,30 +169,21 @@ def gpt2_from_hf(
     Raises:
         UserError: weights are missing or broken.
     """
-    try:
-        theirs, loading = GPT2LMHeadModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as error:  # transformers raises OSError, ValueError, RuntimeError and safetensors' own alike
-        raise UserError(
-            f"{folder}: cannot be loaded ({first_line(error)}); download or export the model again"
-        ) from error
-    missing = sorted(set(loading["missing_keys"]) - {OUTPUT_MATRIX})
-    if missing:
-        raise UserError(f"{folder}: lacks the weights {missing[0]} and {len(missing) - 1} more; export the model again")
+    theirs = stored_config(folder)
     config = gpt2_config(settings, padded_vocabulary(vocab_size), special)
     for name in KEPT_FROM_HF:
-        setattr(config, name, getattr(theirs.config, name))
+        setattr(config, name, getattr(theirs, name))
     torch.manual_seed(seed)
     model = TrainingGPT2(config)
-    weights = theirs.state_dict()
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            rows = min(
-                len(tensor), len(weights[name]), vocab_size if name in (EMBEDDING, OUTPUT_MATRIX) else len(tensor)
-            )
-            tensor[:rows] = weights[name][:rows]
+    tables = {EMBEDDING: Table(theirs.vocab_size, vocab_size), EMBEDDINGS[1]: Table(theirs.n_positions)}
+    load_parameters(model, folder, _stored_names, tables)
     return model
+
+
+def _stored_names(name: str) -> list[str]:
+    """Return the names under which the parameter `name` may be in a model folder: OpenAI's files name them without a
+    prefix, and the embedding may go by the name of the output matrix."""
+    return [name, name.removeprefix("transformer."), *([OUTPUT_MATRIX] if name == EMBEDDING else [])]
 
 
 def gpt2_to_hf(

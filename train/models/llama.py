@@ -27,7 +27,7 @@ def from_hf(
 ) -> PreTrainedModel:
     """Return `rotary.rotary_from_hf` of a Llama."""
     config = SPEC.config(settings, padded_vocabulary(vocab_size), special)
-    return rotary.rotary_from_hf(LlamaForCausalLM, TrainingLlama, config, folder, vocab_size, seed)
+    return rotary.rotary_from_hf(TrainingLlama, config, folder, vocab_size, seed)
 
 
 SPEC = ModelSpec(

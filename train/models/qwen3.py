@@ -28,7 +28,7 @@ def from_hf(
 ) -> PreTrainedModel:
     """Return `rotary.rotary_from_hf` of a Qwen3."""
     config = SPEC.config(settings, padded_vocabulary(vocab_size), special)
-    return rotary.rotary_from_hf(Qwen3ForCausalLM, TrainingQwen3, config, folder, vocab_size, seed)
+    return rotary.rotary_from_hf(TrainingQwen3, config, folder, vocab_size, seed)
 
 
 SPEC = ModelSpec(

@@ -13,10 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from malmoi.configs.model import ModelSettings, resolved_rotary
 from malmoi.configs.train import TrainSettings
-from malmoi.errors import UserError, first_line
 from malmoi.train.models.attention import document_mask
 from malmoi.train.models.cross_entropy import OutputMatrix, loss_bytes
 from malmoi.train.models.spec import SpecialTokenIds, sampling_config
+from malmoi.train.models.weight_files import Table, load_parameters, stored_config
 from malmoi.train.optim import ModelParameter
 
 EMBEDDING, OUTPUT_MATRIX = "model.embed_tokens.weight", "lm_head.weight"
@@ -189,7 +189,6 @@ def rotary_activation_bytes(
 
 
 def rotary_from_hf(
-    stock: type[PreTrainedModel],
     build: Callable[[PreTrainedConfig], PreTrainedModel],
     config: PreTrainedConfig,
     folder: Path,
@@ -203,27 +202,13 @@ def rotary_from_hf(
     Raises:
         UserError: weights are missing or broken.
     """
-    try:
-        theirs, loading = stock.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as error:  # transformers raises OSError, ValueError, RuntimeError and safetensors' own alike
-        raise UserError(
-            f"{folder}: cannot be loaded ({first_line(error)}); download or export the model again"
-        ) from error
-    missing = sorted(set(loading["missing_keys"]) - ({OUTPUT_MATRIX} if config.tie_word_embeddings else set()))
-    if missing:
-        raise UserError(f"{folder}: lacks the weights {missing[0]} and {len(missing) - 1} more; export the model again")
+    theirs = stored_config(folder)
     for name in KEPT_FROM_HF:
-        setattr(config, name, getattr(theirs.config, name))
+        setattr(config, name, getattr(theirs, name))
     torch.manual_seed(seed)
     model = build(config)
-    weights = theirs.state_dict()
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            is_table = name in (EMBEDDING, OUTPUT_MATRIX)
-            rows = min(len(tensor), len(weights[name]), vocab_size if is_table else len(tensor))
-            tensor[:rows] = weights[name][:rows]
+    table = Table(theirs.vocab_size, vocab_size)
+    load_parameters(model, folder, lambda name: [name], {EMBEDDING: table, OUTPUT_MATRIX: table})
     return model
 
 

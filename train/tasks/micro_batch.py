@@ -6,6 +6,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from malmoi.disk_space import readable_bytes
 from malmoi.errors import UserError
 from malmoi.ranks import launched_ranks
 from malmoi.train.distributed.dist_env import HALF_DTYPES, DistEnv
@@ -13,6 +14,8 @@ from malmoi.train.tasks.base import Task
 
 STATE_BYTES_A_PARAMETER = 12
 """Gradients are made by the trial itself; what it lacks are two moments in fp32, and room for a gathered copy."""
+USABLE = 0.9
+"""Of the free memory, where what is needed is computed: allocators and collectives take some."""
 
 
 def divisors_downwards(number: int) -> Iterator[int]:
@@ -39,6 +42,35 @@ def largest_micro_batch(model: nn.Module, task: Task, samples_a_rank: int, env: 
         "train.micro_batch_size auto: not even one sample fits into memory beside the full model; set "
         "train.micro_batch_size 1 with parallel.backend zero3 or fsdp2, or take a smaller model.block_size"
     )
+
+
+def largest_computed_micro_batch(needed_bytes: Callable[[int], int], samples_a_rank: int, env: DistEnv) -> int:
+    """Return the largest divisor of `samples_a_rank` whose computed memory goes into what is free on every rank: none
+    can try a model alone that only all of them hold.
+
+    Args:
+        needed_bytes: from a micro-batch's size to the bytes that training takes on a rank.
+
+    Raises:
+        UserError: not even one sample fits.
+    """
+    free = torch.tensor(int(USABLE * free_bytes(env.device)), device=env.device)
+    least = int(env.accelerator.gather(free).min())
+    for size in divisors_downwards(samples_a_rank):
+        if needed_bytes(size) <= least:
+            return size
+    raise UserError(
+        f"train.micro_batch_size auto: one sample takes {readable_bytes(needed_bytes(1))} a rank, and "
+        f"{readable_bytes(least)} are usable; take more ranks, train.activation_checkpointing or a smaller "
+        "model.block_size"
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the bytes that this rank can still take on its device; on a CPU, its share of them."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available) // max(1, launched_ranks().local_count)
 
 
 def _trial(model: nn.Module, task: Task, env: DistEnv) -> Callable[[int], bool]:
@@ -70,7 +102,7 @@ def _trial(model: nn.Module, task: Task, env: DistEnv) -> Callable[[int], bool]:
         return fits
     own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     a_sample = kept_bytes(lambda: loss_sum(1), own)
-    free = psutil.virtual_memory().available // max(1, launched_ranks().local_count) - reserved
+    free = free_bytes(device) - reserved
     return lambda size: size * a_sample <= free and fits(size)
 
 

@@ -16,9 +16,12 @@ from tests.launching import as_flags, metrics, step_losses, with_settings
 from tests.train.ranks import run_many
 
 BACKENDS = tuple(name for name in malmoi.BACKENDS if name != "single")
+HSDP = "hsdp"
+"""fsdp2 with two copies of the model."""
 RANKS = (1, 2)
+LAID_OUT = [*product(BACKENDS, RANKS), (HSDP, 2)]
 OTHER_OPTIMIZERS = [name for name in malmoi.OPTIMIZERS if name != "adamw"]
-FITTING = list(product(OTHER_OPTIMIZERS, BACKENDS))
+FITTING = list(product(OTHER_OPTIMIZERS, (*BACKENDS, HSDP)))
 """Optimizers besides AdamW, each with the backends that it can step: all."""
 LOSS, NORM = 5e-6, 1e-5
 GPT2_VOCABULARY = 50_257
@@ -30,9 +33,11 @@ def name_of(backend: str, ranks: int) -> str:
     return f"{backend}-{ranks}"
 
 
-def asked_of(backend: str) -> str:
-    """The setting that gives `backend` at any number of ranks."""
-    return "auto" if backend == "ddp" else backend
+def asked_of(backend: str) -> dict[str, object]:
+    """The settings that give `backend` at any number of ranks."""
+    if backend == HSDP:
+        return {"parallel__backend": "fsdp2", "parallel__replicas": 2}
+    return {"parallel__backend": "auto" if backend == "ddp" else backend}
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +64,14 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bare = {"model__dropout": 0.0, "checkpoint__every": 0}
     for ranks in RANKS:
         lists = []
-        for backend in BACKENDS:
+        for backend in [backend for backend, count in LAID_OUT if count == ranks]:
             name, asked = name_of(backend, ranks), asked_of(backend)
-            lists.append(as_flags(config, run=folder / name, parallel__backend=asked))
+            lists.append(as_flags(config, run=folder / name, **asked))
             full = {**bare, "train__micro_batch_size": 8 // ranks}
-            lists.append(as_flags(config, run=folder / f"{name}-full", parallel__backend=asked, **full))
-        for optimizer, backend in FITTING:
+            lists.append(as_flags(config, run=folder / f"{name}-full", **asked, **full))
+        for optimizer, backend in [pair for pair in FITTING if (pair[1], ranks) in LAID_OUT]:
             run = folder / f"{name_of(backend, ranks)}-{optimizer}"
-            lists.append(as_flags(config, run=run, parallel__backend=asked_of(backend), optim__name=optimizer))
+            lists.append(as_flags(config, run=run, **asked_of(backend), optim__name=optimizer))
         for backend in ("zero3", "fsdp2"):
             run = folder / f"{backend}-{ranks}-checkpointing"
             lists.append(as_flags(config, run=run, parallel__backend=backend, train__activation_checkpointing=True))
@@ -89,7 +94,7 @@ def require_same_run(one: Path, other: Path) -> None:
             assert mine["train/grad_norm"] == norm, (one, other, mine["step"])
 
 
-@pytest.mark.parametrize(("backend", "ranks"), [each for each in product(BACKENDS, RANKS) if each != ("ddp", 1)])
+@pytest.mark.parametrize(("backend", "ranks"), [each for each in LAID_OUT if each != ("ddp", 1)])
 def test_a_backend_gives_the_curve_of_one_process(undisturbed: Path, backend: str, ranks: int) -> None:
     require_same_run(undisturbed / name_of(backend, ranks), undisturbed / "ddp-1")
 
@@ -123,9 +128,7 @@ def real_shape(tiny_settings: RunSettings, tmp_path_factory: pytest.TempPathFact
     file = folder / "real.yaml"
     file.write_text(settings_as_yaml(settings), encoding="utf-8")
     for ranks, backends in ((1, ("single",)), (2, WIDE_BACKENDS)):
-        run_many(
-            ranks, [as_flags(file, run=folder / each, parallel__backend=asked_of(each)) for each in backends], folder
-        )
+        run_many(ranks, [as_flags(file, run=folder / each, **asked_of(each)) for each in backends], folder)
         for each in backends:
             shutil.rmtree(folder / each / "checkpoints")  # half a gigabyte
     return folder
@@ -137,14 +140,18 @@ def test_a_backend_gives_the_curve_of_one_process_at_gpt2s_width_and_vocabulary(
     require_same_run(real_shape / backend, real_shape / "single")
 
 
-@pytest.mark.parametrize(("backend", "ranks"), list(product(BACKENDS, RANKS)))
+@pytest.mark.parametrize(("backend", "ranks"), LAID_OUT)
 def test_accumulating_is_one_large_batch_on_every_backend(undisturbed: Path, backend: str, ranks: int) -> None:
     require_same_run(undisturbed / f"{name_of(backend, ranks)}-full", undisturbed / "accumulating")
 
 
 @pytest.mark.parametrize(
     ("optimizer", "backend", "ranks"),
-    [(*pair, ranks) for pair, ranks in product(FITTING, RANKS) if (pair[1], ranks) != ("ddp", 1)],
+    [
+        (*pair, ranks)
+        for pair, ranks in product(FITTING, RANKS)
+        if (pair[1], ranks) in LAID_OUT and (pair[1], ranks) != ("ddp", 1)
+    ],
 )
 def test_each_optimizer_gives_the_curve_of_one_process(
     undisturbed: Path, optimizer: str, backend: str, ranks: int
@@ -170,15 +177,16 @@ def interrupted(finished: Path, folder: Path) -> Path:
 ALL_PAIRS = list(product(BACKENDS, BACKENDS))
 FEWER_RANKS = [(before, after) for before, after in ALL_PAIRS if BACKENDS.index(before) >= BACKENDS.index(after)]
 MORE_RANKS = [pair for pair in ALL_PAIRS if pair not in FEWER_RANKS]
+FROM_HSDP, TO_HSDP = list(product((HSDP,), BACKENDS)), list(product(BACKENDS, (HSDP,)))
 
 
 @pytest.mark.parametrize(
     ("ranks_before", "ranks_after", "pairs"),
     [
-        pytest.param(2, 1, FEWER_RANKS, id="half of the pairs-2-1"),
-        pytest.param(1, 2, MORE_RANKS, id="the other half-1-2"),
-        pytest.param(2, 1, ALL_PAIRS, id="all-2-1", marks=pytest.mark.soak),
-        pytest.param(1, 2, ALL_PAIRS, id="all-1-2", marks=pytest.mark.soak),
+        pytest.param(2, 1, [*FEWER_RANKS, *FROM_HSDP[::2]], id="half of the pairs-2-1"),
+        pytest.param(1, 2, [*MORE_RANKS, *TO_HSDP[1::2]], id="the other half-1-2"),
+        pytest.param(2, 1, [*ALL_PAIRS, *FROM_HSDP], id="all-2-1", marks=pytest.mark.soak),
+        pytest.param(1, 2, [*ALL_PAIRS, *TO_HSDP], id="all-1-2", marks=pytest.mark.soak),
     ],
 )
 def test_every_backend_resumes_from_every_other_at_another_number_of_ranks(
@@ -187,7 +195,7 @@ def test_every_backend_resumes_from_every_other_at_another_number_of_ranks(
     lists, runs = [], []
     for before, after in pairs:
         run = interrupted(undisturbed / name_of(before, ranks_before), tmp_path / f"{before}-to-{after}")
-        lists.append(as_flags(config, run=run, parallel__backend=asked_of(after)))
+        lists.append(as_flags(config, run=run, **asked_of(after)))
         runs.append(run)
     run_many(ranks_after, lists, tmp_path)
     for run in runs:
@@ -218,12 +226,12 @@ def test_each_optimizer_resumes_from_another_backend_and_number_of_ranks(
 def test_the_same_backend_and_number_of_ranks_resumes_bit_for_bit(
     config: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    runs = [(name_of(backend, 2), backend, "adamw") for backend in BACKENDS]
+    runs = [(name_of(backend, 2), backend, "adamw") for backend in (*BACKENDS, HSDP)]
     runs += [(f"{name_of(backend, 2)}-{optimizer}", backend, optimizer) for optimizer, backend in FITTING]
     lists = []
     for name, backend, optimizer in runs:
         run = interrupted(undisturbed / name, tmp_path / name)
-        lists.append(as_flags(config, run=run, parallel__backend=asked_of(backend), optim__name=optimizer))
+        lists.append(as_flags(config, run=run, **asked_of(backend), optim__name=optimizer))
     run_many(2, lists, tmp_path)
     for name, _, _ in runs:
         assert step_losses(tmp_path / name) == step_losses(undisturbed / name)
@@ -231,3 +239,16 @@ def test_the_same_backend_and_number_of_ranks_resumes_bit_for_bit(
             ours, theirs = load_file(tmp_path / name / file), load_file(undisturbed / name / file)
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items()), (name, file)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("optimizer", malmoi.OPTIMIZERS)
+def test_two_copies_of_two_shards_each_give_the_curve_of_one_process(
+    config: Path, undisturbed: Path, tmp_path: Path, optimizer: str
+) -> None:
+    """From the start, and from a checkpoint of two ranks without copies."""
+    finished = undisturbed / ("fsdp2-2" if optimizer == "adamw" else f"fsdp2-2-{optimizer}")
+    runs = [tmp_path / "new", interrupted(finished, tmp_path / "resumed")]
+    run_many(4, [as_flags(config, run=run, **asked_of(HSDP), optim__name=optimizer) for run in runs], tmp_path)
+    for run in runs:
+        require_same_run(run, undisturbed / ("ddp-1" if optimizer == "adamw" else f"ddp-1-{optimizer}"))

@@ -63,6 +63,15 @@ def test_a_setting_that_contradicts_the_launcher_is_refused() -> None:
             {"optim__name": "whole", "parallel__backend": "zero1"},
             "whole needs full matrices, which zero1 splits into flat pieces; use adamw or muon, or the backend ddp",
         ),
+        (
+            {"parallel__backend": "fsdp2", "parallel__replicas": 2},
+            "parallel.replicas 2 does not divide 1 rank; set it to the number of nodes, or leave it at 1",
+        ),
+        (
+            {"parallel__replicas": 2},
+            "parallel.replicas 2: the backend single does not shard within groups of ranks; choose parallel.backend "
+            "fsdp2, or leave replicas at 1",
+        ),
     ],
 )
 @pytest.mark.parametrize("begin", [pretrain, dry_run])
@@ -104,7 +113,8 @@ def test_fp16_is_refused_where_deepspeed_has_none() -> None:
 
 
 def test_offload_is_refused_by_a_backend_that_keeps_all_on_its_device() -> None:
-    message = r"parallel\.offload: the backend is single, .* choose parallel\.backend zero1, zero2, zero3, or leave"
+    message = r"parallel\.offload: the backend is single, .* choose parallel\.backend zero1, zero2, zero3, "
+    message += "fsdp2, or leave"
     with pytest.raises(UserError, match=message):
         start_ranks(TrainSettings(precision="fp32"), OptimSettings(), ParallelSettings(offload=True))
 

@@ -38,6 +38,12 @@ def test_the_launchers_configuration_chooses_the_backend(environment: dict[str, 
     assert read_launch_env(environment).backend == backend
 
 
+@pytest.mark.parametrize(("value", "offload"), [("true", True), ("false", False)])
+def test_the_launchers_fsdp_configuration_may_offload(value: str, offload: bool) -> None:
+    fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": value}
+    assert read_launch_env(fsdp).offload == offload
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [

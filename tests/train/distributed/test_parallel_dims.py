@@ -19,6 +19,15 @@ def test_the_ranks_together_compute_each_micro_batch_of_a_step_once(
     assert [dims.micro_batch_index(step) for step in range(accumulation) for dims in ranks] == list(range(count))
 
 
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 16))
+def test_copies_of_the_model_share_the_ranks_evenly_or_are_refused(replicas: int, shard_size: int, other: int) -> None:
+    dims = ParallelDims(0, replicas * shard_size).with_replicas(replicas)
+    assert (dims.replicas, dims.shard_size, dims.dp_size) == (replicas, shard_size, replicas * shard_size)
+    if (replicas * shard_size) % other:
+        with pytest.raises(UserError, match=rf"parallel\.replicas {other} does not divide {dims.dp_size} ranks?;"):
+            dims.with_replicas(other)
+
+
 @pytest.mark.parametrize(("global_batch_size", "dp_size"), [(8, 3), (4, 2), (6, 1)])
 def test_a_global_batch_that_the_ranks_do_not_divide_is_refused(global_batch_size: int, dp_size: int) -> None:
     ranks = f"{dp_size} rank" + "s" * (dp_size > 1)

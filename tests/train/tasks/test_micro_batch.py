@@ -21,7 +21,7 @@ from malmoi.train.distributed.launch_env import read_launch_env
 from malmoi.train.models.gpt2 import TrainingGPT2
 from malmoi.train.pretrain import pretrain
 from malmoi.train.tasks.base import EvalResult, Task
-from malmoi.train.tasks.micro_batch import kept_bytes, largest_micro_batch
+from malmoi.train.tasks.micro_batch import free_bytes, kept_bytes, largest_computed_micro_batch, largest_micro_batch
 from tests.launching import with_settings
 from tests.train.training_models import configured, new_gpt2
 
@@ -108,6 +108,13 @@ def test_a_model_beside_which_no_sample_fits_is_refused_with_the_remedy(env: Dis
 
     with pytest.raises(UserError, match=r"not even one sample fits .*zero3 or fsdp2"):
         largest_micro_batch(nn.Linear(8, 8), NoneFits(), 4, env)
+
+
+def test_where_no_rank_holds_the_model_the_largest_size_is_computed(env: DistEnv) -> None:
+    free = free_bytes(env.device)
+    assert largest_computed_micro_batch(lambda size: size * (free // 10), 24, env) == 8
+    with pytest.raises(UserError, match=r"one sample takes .* a rank, and .* are usable; take more ranks"):
+        largest_computed_micro_batch(lambda size: size * free, 24, env)
 
 
 def test_the_model_that_is_tried_computes_as_the_one_that_trains(
