@@ -10,11 +10,14 @@ from torch.distributed.tensor import DTensor
 
 from malmoi.configs.model import ModelSettings
 from malmoi.configs.optim import OptimSettings
+from malmoi.configs.run import RunSettings
 from malmoi.configs.train import ParallelSettings, TrainSettings
 from malmoi.train.backends import BACKENDS, Backend, BackendInputs
 from malmoi.train.backends.start import start_ranks
 from malmoi.train.builder import built_model
 from malmoi.train.models import MODELS
+from malmoi.train.pretrain import pretrain
+from tests.launching import step_losses, with_settings
 from tests.train.ranks import on_two_ranks
 from tests.train.training_models import new_gpt2
 
@@ -81,3 +84,24 @@ def test_a_rank_starts_in_the_memory_of_its_shard_and_one_embedding(tmp_path: Pa
         peak = json.loads((tmp_path / f"peak-{rank}").read_text(encoding="utf-8"))
         # And the shard that is cut from it, and what the allocator leaves between blocks.
         assert peak < full / 2 + 2.5 * embedding < 0.85 * full, (peak / 2**20, full / 2**20)
+
+
+def test_the_micro_batch_is_computed_and_what_it_begins_from_read_where_the_model_is_never_whole(
+    tiny_settings: RunSettings, finished_run: Path, tmp_path: Path
+) -> None:
+    """The corpus is far smaller than memory, so all samples of a step are one micro-batch."""
+    settings = with_settings(
+        tiny_settings,
+        init_from=str(finished_run / "model"),
+        tokenizer__path=None,
+        train__max_steps=3,
+        train__micro_batch_size=8,
+        train__global_batch_size=8,
+        eval__every=0,
+    )
+    assert pretrain(replace(settings, run=str(tmp_path / "single"))) == 0
+    sharded = with_settings(settings, parallel__backend="fsdp2", train__micro_batch_size="auto")
+    assert pretrain(replace(sharded, run=str(tmp_path / "fsdp2"))) == 0
+    ours, theirs = step_losses(tmp_path / "fsdp2"), step_losses(tmp_path / "single")
+    assert len(ours) == 3
+    assert ours == pytest.approx(theirs, abs=5e-6)
