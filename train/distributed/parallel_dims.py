@@ -52,13 +52,3 @@ class ParallelDims:
                 "train.micro_batch_size auto"
             )
         return global_batch_size // together
-
-
-def process_group_dims() -> ParallelDims:
-    """Return the dimensions of torch's process group, every rank of which is a data-parallel one; without a group, of
-    this process alone."""
-    from torch import distributed  # late: a launch is checked before torch is imported
-
-    if not distributed.is_initialized():
-        return ParallelDims(0, 1)
-    return ParallelDims(distributed.get_rank(), distributed.get_world_size())
