@@ -78,6 +78,7 @@ ELSEWHERE = {
     "finetune": "needs a pre-trained model; its figures are in docs/results.md",
     "decontamination": "needs a corpus; its figures are in docs/data.md",
     "backends": "arithmetic, for docs/launch.md",
+    "fake_ranks": "counts bytes, for docs/launch.md",
     "scaling_model": "the functions of scaling",
     "learning_recipes": "what learning trains",
     "tables": "writes tables",

@@ -149,7 +149,9 @@ def test_planted_leaks_leave_the_shards_and_are_counted_with_what_was_checked(
     cut = manifest_of("joined.txt", document="paragraph", **evaluation, decontaminate_action="cut")
     assert cut.cleaned == {"contaminated": 1, "contaminated_line": 1}
     assert cut.train.counts.bytes + cut.val.counts.bytes == len("앞의 줄\n뒤의 줄".encode())
+    assert manifest_of("corpus.txt", **evaluation, decontaminate_run=31).fingerprint != dropped.fingerprint
     reported = manifest_of("corpus.txt", **evaluation, decontaminate_action="report")
+    assert reported.fingerprint != dropped.fingerprint
     assert reported.cleaned == {"contaminated_kept": 30}
     assert reported.train.counts.documents + reported.val.counts.documents == len(planted)
     # Another content under the same name is another corpus.

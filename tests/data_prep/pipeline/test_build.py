@@ -215,6 +215,7 @@ def test_changed_content_never_meets_old_shards(tokenizer_folder: Path, tmp_path
     assert prepared(tmp_path, tokenizer_folder, corpus, shard_tokens=5).fingerprint != second.fingerprint
 
 
+EVALUATION = "package:evaluation/fewshot/tasks/data/nsmc_examples.jsonl.gz"
 CHANGES: dict[str, object] = {
     "text_field": "body",
     "document": "paragraph",
@@ -229,6 +230,7 @@ CHANGES: dict[str, object] = {
     "cleaning.dedup_lines": True,
     "cleaning.remove_emails": True,
     "cleaning.remove_resident_numbers": True,
+    "cleaning.decontaminate": (EVALUATION,),
     "val_fraction": 0.5,
     "shard_tokens": 7,
 }
@@ -240,6 +242,9 @@ CHANGES_NOTHING: dict[str, object] = {
     "executor": "local",
     "scheduler": "tcp://nobody:1",
     "shared_filesystem": False,
+    # Of what is looked for, where nothing is.
+    "cleaning.decontaminate_run": 20,
+    "cleaning.decontaminate_action": "report",
 }
 
 

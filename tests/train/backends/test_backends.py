@@ -216,7 +216,7 @@ def test_each_optimizer_resumes_from_another_backend_and_number_of_ranks(
     lists, runs = [], []
     for before, after in EACH_ONCE:
         run = interrupted(undisturbed / f"{name_of(before, 2)}-{optimizer}", tmp_path / f"{before}-to-{after}")
-        lists.append(as_flags(config, run=run, parallel__backend=asked_of(after), optim__name=optimizer))
+        lists.append(as_flags(config, run=run, **asked_of(after), optim__name=optimizer))
         runs.append(run)
     run_many(1, lists, tmp_path)
     for run in runs:
