@@ -63,17 +63,20 @@ def cell(preset: str, memory: int) -> str:
 
 def table() -> list[str]:
     """Return the table in Markdown, a line each."""
-    lines = [
+    return [
         "| preset | parameters | " + " | ".join(f"{memory} GiB" for memory in GIB_OF_A_GPU) + " |",
         "| --- | --- |" + " --- |" * len(GIB_OF_A_GPU),
+        *map(row, PRESETS),
     ]
-    for preset in PRESETS:
-        settings = malmoi.load_config(preset)
-        parameters = malmoi.MODELS["gpt2"].num_params(settings.model, settings.tokenizer.vocab_size)
-        size = f"{parameters / 1e9:.1f}B" if parameters > 1e9 else f"{parameters / 1e6:.0f}M"
-        cells = " | ".join(cell(preset, memory) for memory in GIB_OF_A_GPU)
-        lines.append(f"| `{preset}` | {size} | {cells} |")
-    return lines
+
+
+def row(preset: str) -> str:
+    """Return a preset's row of the table."""
+    settings = malmoi.load_config(preset)
+    parameters = malmoi.MODELS["gpt2"].num_params(settings.model, settings.tokenizer.vocab_size)
+    size = f"{parameters / 1e9:.1f}B" if parameters > 1e9 else f"{parameters / 1e6:.0f}M"
+    cells = " | ".join(cell(preset, memory) for memory in GIB_OF_A_GPU)
+    return f"| `{preset}` | {size} | {cells} |"
 
 
 if __name__ == "__main__":

@@ -5,28 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.backends import GIB_OF_A_GPU, GPUS, USABLE, WAYS, cell, needed_gib, table
 from malmoi.configs.commands import SlurmOptions
-from malmoi.configs.parser import parse_settings, preset_names
+from malmoi.configs.parser import preset_names
 from malmoi.configs.run import RunSettings
 from malmoi.launch.slurm.checks import check_request
 from malmoi.launch.slurm.request import parse_request
 from tests.launching import ROOT
 
 PAGE = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
-
-
-def test_the_table_of_backends_is_what_the_memory_estimate_gives() -> None:
-    assert "\n".join(table()) in PAGE
-
-
-@pytest.mark.parametrize("preset", ["gpt2-small", "gpt2-xl", "gpt3-2.7b"])
-def test_the_first_way_that_fits_is_chosen(preset: str) -> None:
-    settings = parse_settings(RunSettings, ["--config", preset], "", "")
-    for memory in GIB_OF_A_GPU:
-        chosen = [way.name for way in WAYS].index(cell(settings, memory))
-        needs = [needed_gib(settings, way, GPUS) for way in WAYS[: chosen + 1]]
-        assert needs[-1] <= USABLE * memory and all(need > USABLE * memory for need in needs[:-1])
 
 
 def test_every_option_and_message_of_the_page_exists() -> None:
