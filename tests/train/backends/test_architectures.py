@@ -10,7 +10,7 @@ from malmoi.configs.run import RunSettings
 from tests.launching import as_flags, metrics, with_settings
 from tests.train.ranks import run_many
 
-BACKENDS = ("ddp", "zero2", "zero3", "fsdp2")
+BACKENDS = ("zero2", "zero3", "fsdp2")
 SHAPES: dict[str, dict[str, object]] = {
     "llama": {"model__n_kv_head": 1},
     # An output matrix of its own, and heads that are wider than the hidden size gives.

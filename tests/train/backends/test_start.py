@@ -159,7 +159,7 @@ distributed.barrier()
     ("backend", "watchdog_timeout", "waits"),
     [
         ("ddp", 7200, 7200 + WATCHDOG_FIRST),
-        ("zero1", 7200, 7200 + WATCHDOG_FIRST),
+        pytest.param("zero1", 7200, 7200 + WATCHDOG_FIRST, marks=pytest.mark.soak),
         pytest.param("ddp", 0, 365 * 24 * 3600, marks=pytest.mark.soak),
     ],
 )
