@@ -81,8 +81,8 @@ def test_a_rank_of_two_starts_in_less_memory_than_the_model_takes(tmp_path: Path
     full = 4 * GPT2.num_params(LARGE, LARGE_VOCABULARY)
     for rank in range(2):
         peak = json.loads((tmp_path / f"peak-{rank}").read_text(encoding="utf-8"))
-        # Its half, the embedding while it is cut, and what the allocator leaves between blocks; cut from a full model it
-        # would be one and a half.
+        # Its half, the embedding while it is cut, and what the allocator leaves between blocks; with all of the model
+        # made first it would be one and a half.
         assert peak < 0.9 * full, (peak / 2**20, full / 2**20)
 
 
