@@ -23,7 +23,7 @@ def read_by_rank_zero(env: DistEnv, read: Callable[[], Read]) -> Read:
     """
     found = [read() if env.is_main else None]
     broadcast_object_list(found, from_process=0)
-    return found[0]  # type: ignore[return-value]
+    return found[0]  # type: ignore[return-value]  # accelerate fills the list
 
 
 def while_others_wait(env: DistEnv, work: Callable[[Callable[[], None]], None]) -> None:

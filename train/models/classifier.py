@@ -60,7 +60,7 @@ class WithClassifier:
         if self._adds_orders:
             vectors = vectors.view(-1, sequences, hidden.shape[-1]).sum(1)
         scores = self.score(self.score_dropout(vectors)).reshape(len(hidden) // sequences, -1)
-        return scores, self.lm_head(hidden) if with_lm_logits else None  # type: ignore[attr-defined]
+        return scores, self.lm_head(hidden) if with_lm_logits else None  # type: ignore[attr-defined]  # the stock class has it
 
 
 class GPT2WithClassifier(WithClassifier, GPT2LMHeadModel):  # type: ignore[misc]  # transformers is untyped
@@ -77,10 +77,10 @@ class RotaryClassifier(WithClassifier):
     """Mixed in before a Llama or a Qwen3."""
 
     def head_dropout(self) -> float:
-        return float(self.config.attention_dropout)  # type: ignore[attr-defined]
+        return float(self.config.attention_dropout)  # type: ignore[attr-defined]  # the stock class has it
 
     def last_hidden_states(self, input_ids: Tensor) -> Tensor:
-        return rotary.hidden_states(self.model, input_ids)  # type: ignore[attr-defined]
+        return rotary.hidden_states(self.model, input_ids)  # type: ignore[attr-defined]  # the stock class has it
 
 
 def with_classifier(

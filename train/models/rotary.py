@@ -4,6 +4,7 @@ Weights and names are those of the stock classes, so that what is exported needs
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from malmoi.configs.model import ModelSettings, resolved_rotary
 from malmoi.configs.train import TrainSettings
 from malmoi.train.models.attention import document_mask
 from malmoi.train.models.cross_entropy import OutputMatrix, loss_bytes
-from malmoi.train.models.spec import SpecialTokenIds, sampling_config
+from malmoi.train.models.rotary_folder import RotaryDefaults
+from malmoi.train.models.spec import ClassifierSpec, ModelSpec, SpecialTokenIds, padded_vocabulary, sampling_config
 from malmoi.train.models.weight_files import Table, load_parameters, stored_config
 from malmoi.train.optim import ModelParameter
 
@@ -31,7 +33,7 @@ class RotaryTraining:
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # the stock class comes next
         head = OutputMatrix(config.hidden_size, config.vocab_size, bias=False, device="meta")
-        head.weight = self.lm_head.weight  # type: ignore[has-type]
+        head.weight = self.lm_head.weight  # type: ignore[has-type]  # of the stock class
         self.lm_head = head
 
     def forward(
@@ -40,8 +42,8 @@ class RotaryTraining:
         """Return what the stock class does; or, given targets, their loss sum, as `OutputMatrix` does, with `inputs` as
         those of `hidden_states`."""
         if targets is None:
-            return super().forward(input_ids, **inputs)  # type: ignore[misc]
-        decoder = self.model  # type: ignore[attr-defined]
+            return super().forward(input_ids, **inputs)  # type: ignore[misc]  # of the stock class
+        decoder = self.model  # type: ignore[attr-defined]  # of the stock class
         return self.lm_head(hidden_states(decoder, input_ids, **inputs), targets, vocab_size)
 
 
@@ -101,7 +103,7 @@ def rotary_config(
 
 def rotary_blocks(model: nn.Module) -> Sequence[nn.Module]:
     """Return the transformer blocks."""
-    blocks: Sequence[nn.Module] = model.model.layers  # type: ignore[union-attr,assignment]
+    blocks: Sequence[nn.Module] = model.model.layers  # type: ignore[union-attr,assignment]  # a stock model
     return blocks
 
 
@@ -239,3 +241,45 @@ def rotary_to_hf(
     model.model.rotary_emb = type(model.model.rotary_emb)(exported)
     model.generation_config = sampling_config(special)
     return model
+
+
+def rotary_spec(
+    config_class: type[PreTrainedConfig],
+    stock: type[PreTrainedModel],
+    training: type[PreTrainedModel],
+    folder: RotaryDefaults,
+    classifier: ClassifierSpec,
+    normalizes_heads: bool,
+) -> ModelSpec:
+    """Return the registry entry of a family.
+
+    Args:
+        stock: the causal language model of `transformers`.
+        training: the same with `RotaryTraining` mixed in.
+        folder: what its model folders leave out.
+        normalizes_heads: whether queries and keys have a norm of their own.
+    """
+    config = partial(rotary_config, config_class)
+
+    def from_hf(
+        path: Path, settings: ModelSettings, vocab_size: int, special: SpecialTokenIds, seed: int
+    ) -> PreTrainedModel:
+        padded = config(settings, padded_vocabulary(vocab_size), special)
+        return rotary_from_hf(training, padded, path, vocab_size, seed)
+
+    return ModelSpec(
+        config=config,
+        build=training,
+        blocks=rotary_blocks,
+        param_groups=rotary_param_groups,
+        num_params=partial(rotary_num_params, normalizes_heads=normalizes_heads),
+        num_matrix_params=rotary_num_matrix_params,
+        flops_per_token=partial(rotary_flops_per_token, normalizes_heads=normalizes_heads),
+        activation_bytes=partial(rotary_activation_bytes, normalizes_heads=normalizes_heads),
+        check_hf=folder.check,
+        shape_of_hf=folder.shape,
+        hf_size=folder.size,
+        from_hf=from_hf,
+        to_hf=partial(rotary_to_hf, stock),
+        classifier=classifier,
+    )

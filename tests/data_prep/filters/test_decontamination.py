@@ -134,7 +134,7 @@ def test_planted_leaks_leave_the_shards_and_are_counted_with_what_was_checked(
         corpus = CorpusSettings(
             input=(str(tmp_path / name),),
             document=document,
-            cleaning=CleaningSettings(**cleaning),  # type: ignore[arg-type]
+            cleaning=CleaningSettings(**cleaning),  # type: ignore[arg-type]  # any field
         )
         data = ShardSettings(val_fraction=0.1, workers=1)
         return read_manifest(prepare_shards(corpus, data, tokenizer, tmp_path / "shards"))
@@ -185,4 +185,4 @@ def test_the_command_line_looks_for_the_evaluation_data_of_the_package(
     )
     assert done.returncode == 0, done.stderr
     (folder,) = [each for each in (tmp_path / "shards").iterdir() if (each / "manifest.json").is_file()]
-    assert read_manifest(folder).settings["evaluation texts looked for"] > 1000  # type: ignore[operator]
+    assert read_manifest(folder).settings["evaluation texts looked for"] > 1000  # type: ignore[operator]  # a whole number

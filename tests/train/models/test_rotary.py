@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 def shape_of(family: str, **changes: object) -> ModelSettings:
     """A small one with grouped queries, and heads that are not n_embd / n_head wide."""
     small = ModelSettings(family, n_layer=2, n_head=4, n_embd=32, block_size=16, n_kv_head=2, head_dim=12)
-    return replace(small, **changes)  # type: ignore[arg-type]
+    return replace(small, **changes)  # type: ignore[arg-type]  # any field
 
 
 def new_model(shape: ModelSettings, vocab_size: int = VOCABULARY, seed: int = 0) -> PreTrainedModel:
@@ -274,7 +274,7 @@ def test_an_impossible_shape_is_refused(family: str, changes: dict[str, object],
 
 @pytest.mark.parametrize("changes", [{"n_kv_head": 2}, {"tie_embeddings": False}, {"rope_theta": 500.0}])
 def test_gpt2_has_none_of_their_settings(changes: dict[str, object]) -> None:
-    shape = replace(ModelSettings(n_layer=1, n_head=2, n_embd=16), **changes)  # type: ignore[arg-type]
+    shape = replace(ModelSettings(n_layer=1, n_head=2, n_embd=16), **changes)  # type: ignore[arg-type]  # any field
     with pytest.raises(UserError, match=f"model.{next(iter(changes))} .*: model.architecture gpt2 has no such setting"):
         MODELS["gpt2"].config(shape, VOCABULARY, SPECIAL)
 
